@@ -1,0 +1,2 @@
+// Package node wires the parts into one node.
+package node
