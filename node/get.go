@@ -107,3 +107,19 @@ func (n *Node) working(root cid.Cid) source {
 // Source returns the verified chunks of the flist root from the cache, the
 // store or the swarm. It may be used until the node is closed.
 func (n *Node) Source(root cid.Cid) chunk.Source { return n.reading(root) }
+
+// local is a chunk.Source of what is here: the cache and the store, without
+// the network.
+type local struct{ n *Node }
+
+// Get implements chunk.Source.
+func (l local) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if data, ok := l.n.cache.get(id); ok {
+		return data, nil
+	}
+	data, err := l.n.store.Get(ctx, id)
+	if err == nil {
+		l.n.cache.add(id, data)
+	}
+	return data, err
+}

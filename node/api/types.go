@@ -207,7 +207,7 @@ type Section struct {
 	Name        string `json:"name"`
 	Chunks      uint64 `json:"chunks"`
 	ChunksHere  uint64 `json:"chunks_here"`
-	Bytes       uint64 `json:"bytes"`        // plain, of the chunks here
+	Bytes       uint64 `json:"bytes"`        // plain
 	PackedBytes uint64 `json:"packed_bytes"` // as stored, of the chunks here
 }
 
