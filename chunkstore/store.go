@@ -85,6 +85,7 @@ type Store struct {
 	calls   gate
 	claims  claims
 	pending *semaphore.Weighted
+	writes  sync.RWMutex // shared by writers, exclusive while tables are merged
 	writing atomic.Int64 // bytes on their way to the disk
 	faulted atomic.Bool  // a read hit a bad page; see guard
 }
