@@ -119,6 +119,13 @@ func TestUnreadableDiskIsAnErrorAndNotTheEnd(t *testing.T) {
 	wantHeld(t, s, randomBytes(59, 50_000))
 	putT(t, s, first)
 	wantHeld(t, s, first)
+	if err := s.Close(); !errors.Is(err, ErrLeftOpen) {
+		t.Errorf("Close: %v", err)
+	}
+	inUse := (*InUseError)(nil)
+	if _, err := Open(dir, Options{}); !errors.As(err, &inUse) {
+		t.Errorf("Open of a store left open: %v", err)
+	}
 }
 
 func TestUncleanFileIsCutNotTrusted(t *testing.T) {

@@ -137,12 +137,17 @@ func (s *Store) Compact(ctx context.Context) error {
 
 // mergeTables makes Badger learn what has been deleted since it last merged
 // tables, which by itself it does after some 200,000 writes. Dropping a prefix
-// that no key has is the one call that writes out the memtable and merges the
-// first level. It refuses writes meanwhile, so they are held back here.
+// is the one call that writes out the memtable and merges the first level, and
+// only if a key has the prefix: that of the marker. Badger refuses writes
+// meanwhile, so they are held back here.
 func (s *Store) mergeTables() error {
 	s.writes.Lock()
 	defer s.writes.Unlock()
-	if err := s.db.DropPrefix([]byte{0}); err != nil {
+	marker := []byte{kindMarker}
+	if err := s.db.Update(func(txn *badger.Txn) error { return txn.Set(marker, nil) }); err != nil {
+		return err
+	}
+	if err := s.db.DropPrefix(marker); err != nil {
 		return err
 	}
 	return s.db.Flatten(1)
