@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,4 +107,21 @@ func TestNoRoomForAStore(t *testing.T) {
 	disk := smallDisk(t, "size=1m")
 	_, err := Open(disk, Options{})
 	wantDiskFull(t, err, disk)
+}
+
+func TestNoMoreFilesIsAFullDisk(t *testing.T) {
+	disk := smallDisk(t, "size=256m,nr_inodes=128")
+	s := openT(t, filepath.Join(disk, "store"), Options{})
+	putT(t, s, textBytes(5000))
+	for i := range 128 {
+		f, err := os.Create(filepath.Join(disk, strconv.Itoa(i)))
+		if err != nil {
+			break
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantDiskFull(t, s.Put(t.Context(), chunk.Pack(textBytes(6000))), disk)
+	wantHeld(t, s, textBytes(5000))
 }

@@ -186,7 +186,8 @@ func (s *Store) Sync() error {
 	return nil
 }
 
-// Close waits for the calls under way, writes what is only in memory and gives
+// Close waits for the calls under way, so it must not be called from a callback;
+// it writes what is only in memory and gives
 // the directory free. A second Close returns ErrClosed.
 func (s *Store) Close() error {
 	if err := s.calls.shut(); err != nil {
