@@ -187,8 +187,8 @@ func (s *Store) Sync() error {
 }
 
 // Close waits for the calls under way, so it must not be called from a callback;
-// it writes what is only in memory and gives
-// the directory free. A second Close returns ErrClosed.
+// it writes what is only in memory and gives the directory free. A second Close
+// returns ErrClosed.
 func (s *Store) Close() error {
 	if err := s.calls.shut(); err != nil {
 		return err
