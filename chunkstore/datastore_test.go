@@ -12,6 +12,7 @@ import (
 )
 
 func TestDatastoreConforms(t *testing.T) {
+	t.Parallel() // it takes by far the longest
 	s := openT(t, t.TempDir(), Options{})
 	dstest.SubtestAll(t, s.Datastore("/dht"))
 }

@@ -87,12 +87,19 @@ func (s *Store) setChunk(ctx context.Context, key []byte, p chunk.Packed) error 
 // then still has reserve bytes free. What fn hands to the transaction is free
 // to be used again when update returns.
 func (s *Store) update(size, reserve int64, fn func(*badger.Txn) error) error {
+	return s.write(size, reserve, func() error { return s.db.Update(fn) })
+}
+
+// write is update for any way of writing to Badger.
+func (s *Store) write(size, reserve int64, fn func() error) error {
+	s.writes.RLock()
+	defer s.writes.RUnlock()
 	s.writing.Add(size)
 	defer s.writing.Add(-size)
 	if err := s.room(reserve); err != nil {
 		return err
 	}
-	if err := s.db.Update(fn); err != nil {
+	if err := fn(); err != nil {
 		return fmt.Errorf("write to store %s: %w", s.dir, err)
 	}
 	return nil

@@ -61,7 +61,7 @@ func valueSize(item *badger.Item) int {
 	return n
 }
 
-// Stats counts the chunks by their keys: a few milliseconds for 10,000.
+// Stats counts the chunks by their keys: about 70 ms for 200,000.
 func (s *Store) Stats(ctx context.Context) (Stats, error) {
 	var st Stats
 	err := s.Iterate(ctx, func(_ chunk.ID, size int) error {
@@ -103,10 +103,9 @@ func diskBytes(dir string) (int64, error) {
 }
 
 // Compact gives space of deleted chunks back to the disk, by rewriting value
-// log files of which more than half is deleted. Badger learns what is deleted
-// when it merges its tables, so what was deleted lately may stay until a later
-// Compact. It may run beside everything else; a second one at the same time
-// returns nil at once.
+// log files of which more than half is deleted. It never touches the file
+// being written. It may run beside everything else, but writes wait while it
+// merges the tables (keys only: about 0.1 s for 200,000 chunks).
 func (s *Store) Compact(ctx context.Context) error {
 	if err := s.calls.enter(); err != nil {
 		return err
@@ -115,7 +114,10 @@ func (s *Store) Compact(ctx context.Context) error {
 	if s.faulted.Load() {
 		return fmt.Errorf("compact store %s: refused after a read error of the disk; restart first", s.dir)
 	}
-	if err := s.db.Flatten(1); err != nil {
+	if err := s.room(s.opts.ReserveBytes); err != nil {
+		return err
+	}
+	if err := s.mergeTables(); err != nil {
 		return fmt.Errorf("compact store %s: %w", s.dir, err)
 	}
 	for ctx.Err() == nil {
@@ -131,4 +133,22 @@ func (s *Store) Compact(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// mergeTables makes Badger learn what has been deleted since it last merged
+// tables, which by itself it does after some 200,000 writes. Dropping a prefix
+// is the one call that writes out the memtable and merges the first level, and
+// only if a key has the prefix: that of the marker. Badger refuses writes
+// meanwhile, so they are held back here.
+func (s *Store) mergeTables() error {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	marker := []byte{kindMarker}
+	if err := s.db.Update(func(txn *badger.Txn) error { return txn.Set(marker, nil) }); err != nil {
+		return err
+	}
+	if err := s.db.DropPrefix(marker); err != nil {
+		return err
+	}
+	return s.db.Flatten(1)
 }

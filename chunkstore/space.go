@@ -33,12 +33,20 @@ const (
 	minOpenBytes = 4 << 20
 )
 
+// minFreeFiles is how many more files the file system must have room for: a
+// Badger that cannot create its next file ends the process, too.
+const minFreeFiles = 32
+
 // freeBytes is what may be written below dir. It counts blocks that are
-// promised to data not yet written as taken.
+// promised to data not yet written as taken. It is 0 where no more files can
+// be made.
 func freeBytes(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if st.Files > 0 && st.Ffree < minFreeFiles { // some file systems have no limit and say 0
+		return 0, nil
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }

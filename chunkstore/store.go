@@ -31,6 +31,7 @@ import (
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/flistnode/flistnode/flist/chunk"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 )
 
 // ErrClosed is what every call on a closed Store fails with.
@@ -48,6 +49,7 @@ const (
 	kindChunk     = 'c' // then the 32 bytes of the ID
 	kindDatastore = 'd' // then prefix and key of the datastore
 	kindRecord    = 'r' // then namespace, a zero byte, key
+	kindMarker    = 'x' // alone; only while tables are merged
 )
 
 // Options says how to open a store. The zero value is good.
@@ -85,6 +87,7 @@ type Store struct {
 	calls   gate
 	claims  claims
 	pending *semaphore.Weighted
+	writes  sync.RWMutex // shared by writers, exclusive while tables are merged
 	writing atomic.Int64 // bytes on their way to the disk
 	faulted atomic.Bool  // a read hit a bad page; see guard
 }
@@ -183,8 +186,9 @@ func (s *Store) Sync() error {
 	return nil
 }
 
-// Close waits for the calls under way, writes what is only in memory and gives
-// the directory free. A second Close returns ErrClosed.
+// Close waits for the calls under way, so it must not be called from a callback;
+// it writes what is only in memory and gives the directory free. A second Close
+// returns ErrClosed.
 func (s *Store) Close() error {
 	if err := s.calls.shut(); err != nil {
 		return err
@@ -199,15 +203,26 @@ func (s *Store) Close() error {
 func (s *Store) closeDB() error {
 	s.dropSpareIfShort(math.MaxInt64) // Badger's last flush may need it
 	if s.faulted.Load() {
-		// Badger may still hold the lock of the file with the bad page, and
-		// its Close would wait for it for ever. What was written is safe in
-		// its logs, as after a kill.
-		return errors.Join(s.db.Sync(), errors.New("left open after a read error of the disk; the next start replays its log"))
+		return errors.Join(s.leaveOpen(), s.db.Sync())
 	}
 	if err := s.db.Close(); err != nil {
 		return err
 	}
 	return s.sealValueLog()
+}
+
+// ErrLeftOpen is what Close fails with after the disk could not be read.
+// Nothing is lost: the next process replays Badger's logs, as after a kill.
+var ErrLeftOpen = errors.New("disk could not be read, so the store stays locked until this process ends")
+
+// leaveOpen is for a Badger that may still hold the lock of the file with the
+// bad page: its Close would wait for it for ever. As its goroutines go on, the
+// directory stays locked, by a descriptor that is never closed.
+func (s *Store) leaveOpen() error {
+	if _, err := unix.FcntlInt(s.lock.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return errors.Join(ErrLeftOpen, err)
+	}
+	return ErrLeftOpen
 }
 
 // gate lets calls in until it is shut.
