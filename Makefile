@@ -1,11 +1,13 @@
 # What can be done here. `make help` lists it.
 
-GO       ?= go
-BIN      := bin/flistnode
-LINT_VER := v2.6.2
-LINT     := bin/golangci-lint
-VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  := -X main.version=$(VERSION)
+GO        ?= go
+BIN       := bin/flistnode
+LINT      := bin/golangci-lint
+LINT_VER  := v2.6.2
+GOTESTSUM := bin/gotestsum
+SUM_VER   := v1.13.0
+VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   := -X main.version=$(VERSION)
 
 .PHONY: help build demo test test-fast lint fuzz bench man completions clean
 
@@ -18,8 +20,8 @@ build: ## build bin/flistnode
 demo: build ## the main job: a directory packed on one node, mounted by CID on another (DIR=... to choose it)
 	$(BIN) testnet demo $(DIR)
 
-test: lint ## all tests under the race detector, with the linters; none may be skipped
-	FLISTNODE_TEST_ALL=1 $(GO) test -race -timeout 15m ./...
+test: lint $(GOTESTSUM) ## all tests under the race detector, and the linters; names what was skipped
+	$(GOTESTSUM) --format pkgname-and-test-fails --jsonfile bin/test.json -- -race -timeout 15m ./...
 
 test-fast: ## all tests without the race detector and linters
 	$(GO) test ./...
@@ -30,6 +32,10 @@ lint: $(LINT) ## format, vet and lint
 $(LINT): Makefile
 	GOBIN=$(CURDIR)/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VER)
 	touch $(LINT)
+
+$(GOTESTSUM): Makefile
+	GOBIN=$(CURDIR)/bin $(GO) install gotest.tools/gotestsum@$(SUM_VER)
+	touch $(GOTESTSUM)
 
 fuzz: ## fuzz everything that reads bytes from disk or network, FUZZTIME each
 	$(GO) list ./... | while read -r p; do \

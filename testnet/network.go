@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-
 )
 
 // Config says what a Network is made of.
@@ -109,4 +108,3 @@ func nodeName(i int) string {
 	}
 	return fmt.Sprintf("n%d", i)
 }
-
