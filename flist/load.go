@@ -148,8 +148,14 @@ func (im *Image) parse(tables [][]byte) error {
 func (im *Image) checkAttrs() error {
 	c := &im.root.Counts
 	nextSet := uint32(1)
+	seen := make(map[[attrSize]byte]bool)
 	for i := range int(c.Attrs) {
 		r := u32s(im.attrs[i*attrSize:])
+		if key := [attrSize]byte(r); seen[key] {
+			return malformed(SectionAttrs, "record %d stands there twice", i)
+		} else {
+			seen[key] = true
+		}
 		mode, major, minor, set := r.at(0), r.at(3), r.at(4), r.at(5)
 		device := false
 		switch mode & ModeType {

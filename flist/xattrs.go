@@ -2,6 +2,8 @@ package flist
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"iter"
 )
 
@@ -93,14 +95,28 @@ func parseXattrs(b []byte, c *Counts) (xattrSets, error) {
 	if end != uint64(len(t.values)) {
 		return t, malformed(SectionXattrs, "%d bytes after the last value", uint64(len(t.values))-end)
 	}
-	for set := range sets {
-		for p := t.first[set] + 1; p < t.first[set+1]; p++ {
-			if bytes.Compare(t.name(p-1), t.name(p)) >= 0 {
-				return t, malformed(SectionXattrs, "set %d is not sorted by name", set+1)
+	return t, t.checkSets()
+}
+
+// checkSets checks that sets are sorted and distinct.
+func (t *xattrSets) checkSets() error {
+	seen := map[[sha256.Size]byte]bool{}
+	h := sha256.New()
+	for set := range uint32(len(t.first) - 1) {
+		h.Reset()
+		for p := t.first[set]; p < t.first[set+1]; p++ {
+			if p > t.first[set] && bytes.Compare(t.name(p-1), t.name(p)) >= 0 {
+				return malformed(SectionXattrs, "set %d is not sorted by name", set+1)
 			}
+			fmt.Fprintf(h, "%q=%q,", t.name(p), t.value(p))
 		}
+		sum := [sha256.Size]byte(h.Sum(nil))
+		if seen[sum] {
+			return malformed(SectionXattrs, "set %d stands there twice", set+1)
+		}
+		seen[sum] = true
 	}
-	return t, nil
+	return nil
 }
 
 // textEnds finds the ends of n strings, each of 1 to longest bytes and ended
