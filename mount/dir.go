@@ -56,7 +56,7 @@ func (f *fileSystem) list(in *fuse.ReadIn, add func(fuse.DirEntry, flist.Inode) 
 	if in.Offset == 0 && !add(fuse.DirEntry{Name: ".", Mode: flist.ModeDir, Ino: node(dir), Off: 1}, dir) {
 		return fuse.OK
 	}
-	if in.Offset <= 1 && !add(fuse.DirEntry{Name: "..", Mode: flist.ModeDir, Ino: parentNumber(dir), Off: firstEntry}, dir) {
+	if in.Offset <= 1 && !add(fuse.DirEntry{Name: "..", Mode: flist.ModeDir, Ino: node(f.im.Parent(dir)), Off: firstEntry}, dir) {
 		return fuse.OK
 	}
 	first, end := f.im.Entries(dir)
@@ -75,13 +75,4 @@ func (f *fileSystem) list(in *fuse.ReadIn, add func(fuse.DirEntry, flist.Inode) 
 		}
 	}
 	return fuse.OK
-}
-
-// parentNumber is the inode number listed for "..". Only that of the root is
-// worth knowing: the kernel never asks, and to find a parent takes a search.
-func parentNumber(dir flist.Inode) uint64 {
-	if dir == flist.RootInode {
-		return node(dir)
-	}
-	return fuse.FUSE_UNKNOWN_INO
 }
