@@ -14,11 +14,9 @@ import (
 	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/node/api"
-	"github.com/flistnode/flistnode/p2p/exchange"
 )
 
 const (
-	bulkClass     = exchange.Prefetch
 	fetchParallel = 64   // chunks asked for at a time
 	fetchBatch    = 4096 // chunks looked up in the store at a time
 	fetchMissing  = 64   // chunks nobody has, after which a fetch gives up
@@ -143,7 +141,7 @@ func (f *fetch) bring(ctx context.Context, i int) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	p, data, err := f.n.fromSwarm(ctx, f.ids[i], want{root: f.root, class: bulkClass, timeout: f.n.cfg.FetchTimeout})
+	p, data, err := f.n.fromSwarm(ctx, f.ids[i], f.n.bulk(f.root).w)
 	if errors.Is(err, chunk.ErrNotFound) && ctx.Err() == nil {
 		f.mu.Lock()
 		f.missing = append(f.missing, err)

@@ -9,21 +9,21 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/flistnode/flistnode/flist/chunk"
-	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
 // want says for what a chunk is wanted.
 type want struct {
-	root    cid.Cid        // the flist it belongs to: who has that probably has the chunk; may be undefined
-	class   exchange.Class // who comes first when links are full
-	timeout time.Duration  // how long the swarm may take
+	root     chunk.ID      // the flist it belongs to: who has that probably has the chunk
+	class    swarm.Class   // who comes first when links are full
+	patience time.Duration // how long a chunk nobody gives is waited for
 }
 
 // flightKey tells requests apart that must not wait for one another: a read
 // somebody waits for does not join a prefetch.
 type flightKey struct {
 	id    chunk.ID
-	class exchange.Class
+	class swarm.Class
 }
 
 // get is the way of a read: cache, store, swarm, keep. The content is verified
@@ -59,11 +59,16 @@ func (n *Node) fromStore(ctx context.Context, id chunk.ID) ([]byte, error) {
 	return data, err
 }
 
-// fromSwarm asks the peers, for a bounded time.
+// fromSwarm asks the peers. The swarm gives up after a while by itself, and
+// says whom it asked; a longer patience asks again.
 func (n *Node) fromSwarm(ctx context.Context, id chunk.ID, w want) (chunk.Packed, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	return n.swarm.GetPacked(ctx, id, w.class, w.root)
+	began := time.Now()
+	for {
+		p, data, err := n.swarm.GetPacked(ctx, id, w.class, swarm.Hint{Root: w.root})
+		if !errors.Is(err, chunk.ErrNotFound) || time.Since(began)+n.findTimeout > w.patience {
+			return p, data, err
+		}
+	}
 }
 
 // keep puts a fetched chunk into the store. The reader has its content already
@@ -96,12 +101,27 @@ func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) { return s
 // reading is the source of whoever waits for the content of root as an
 // application does: through a mount.
 func (n *Node) reading(root cid.Cid) source {
-	return source{n, want{root: root, class: exchange.Waiting, timeout: n.cfg.ReadTimeout}}
+	return source{n, want{rootID(root), swarm.Waiting, n.cfg.ReadTimeout}}
 }
 
 // working is the source of a command that a user waits for.
 func (n *Node) working(root cid.Cid) source {
-	return source{n, want{root: root, class: exchange.Readahead, timeout: n.cfg.FetchTimeout}}
+	return source{n, want{rootID(root), swarm.Readahead, n.cfg.FetchTimeout}}
+}
+
+// bulk is the source for much data, behind whoever waits for single chunks.
+func (n *Node) bulk(root cid.Cid) source {
+	return source{n, want{rootID(root), swarm.Prefetch, n.cfg.FetchTimeout}}
+}
+
+// rootID returns the ID of a root block, the zero ID for something that
+// cannot be one.
+func rootID(root cid.Cid) chunk.ID {
+	id, err := chunk.FromCID(root)
+	if err != nil {
+		return chunk.ID{}
+	}
+	return id
 }
 
 // Source returns the verified chunks of the flist root from the cache, the

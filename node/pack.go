@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ipfs/go-cid"
-
 	"github.com/flistnode/flistnode/chunkstore"
 	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -130,13 +128,6 @@ func (n *Node) Export(ctx context.Context, name string, digests, data bool, w io
 		return err
 	}
 	return flist.WriteFile(ctx, w, n.bulk(im.CID()), im, flist.FileOptions{Digests: digests, Data: data})
-}
-
-// bulk is a source for much data, behind whoever waits for single chunks.
-func (n *Node) bulk(root cid.Cid) source {
-	w := n.working(root)
-	w.w.class = bulkClass
-	return w
 }
 
 // checkDir refuses a directory that would mean something else to the node than

@@ -26,12 +26,12 @@ var _ Service = (*Client)(nil)
 // Dial returns a client of the daemon that listens on socket. The error
 // matches ErrNoDaemon when nobody does, and fs.ErrPermission when the socket
 // belongs to somebody else.
-func Dial(ctx context.Context, socket string) (*Client, error) {
+func Dial(socket string) (*Client, error) {
 	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
