@@ -22,7 +22,7 @@ flags; a running daemon is not asked.
 With --json: one document, {"file": ..., "settings": {NAME: {"value", "origin"}}}.`,
 		Example: `  flistnode config
   FLISTNODE_SITE=attic flistnode config --data /srv/flistnode`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error { return a.config() },
 	}
 }

@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flistnode/flistnode/node/api"
 )
 
 // The exit codes, as "flistnode help exit-codes" and docs/operations.md list
@@ -31,13 +35,26 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
-// usageError marks err as a fault of the command line or the settings.
-func usageError(err error) error {
+// usageError marks err as a fault of the command line of cmd or the settings.
+func usageError(err error, cmd *cobra.Command) error {
+	hint := fmt.Sprintf("\"%s help\" lists the commands.", cmd.Root().Name())
+	if cmd.HasParent() {
+		hint = fmt.Sprintf("\"%s %s --help\" shows the usage.", cmd.Root().Name(), strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "))
+	}
 	var f *failure
 	if errors.As(err, &f) {
-		return err
+		if f.hint != "" {
+			return err
+		}
+		return &failure{err: err, code: f.code, hint: hint}
 	}
-	return &failure{err: err, code: exitUsage}
+	return &failure{err: err, code: exitUsage, hint: hint}
+}
+
+// settingError marks err as a fault of a setting, wherever that came from.
+func settingError(err error) error {
+	msg := strings.TrimPrefix(err.Error(), api.ErrInvalid.Error()+": ")
+	return &failure{err: errors.New(msg), code: exitUsage, hint: "\"flistnode help settings\" tells where settings come from."}
 }
 
 func usagef(format string, args ...any) error {
@@ -57,6 +74,9 @@ var errDifferent = &failure{err: errors.New("something differs"), code: exitDiff
 // the exit code.
 func report(ctx context.Context, stderr io.Writer, err error) int {
 	if interrupted(ctx) {
+		if !wasCanceled(err) {
+			fmt.Fprintf(stderr, "flistnode: %s\n", oneLine(err.Error()))
+		}
 		fmt.Fprintf(stderr, "flistnode: %v\n", context.Cause(ctx))
 		return exitInterrupted
 	}
@@ -81,4 +101,44 @@ func oneLine(msg string) string {
 		}
 		return r
 	}, msg)
+}
+
+// exitCode returns the exit code err asks for.
+func exitCode(err error) int {
+	var f *failure
+	if errors.As(err, &f) {
+		return f.code
+	}
+	switch api.CodeOf(err) {
+	case api.Invalid:
+		return exitUsage
+	case api.NotFound, api.NoEntry, api.Timeout:
+		return exitNotFound
+	case api.Corrupt, api.Version:
+		return exitCorrupt
+	case api.InUse, api.Busy:
+		return exitBusy
+	default:
+		return exitError
+	}
+}
+
+// hints say what to do about an error, by its code.
+var hints = map[api.Code]string{
+	api.NotFound:   "Is a node that holds it running and reachable? See \"flistnode peers\"; --peer ADDR names one.",
+	api.InUse:      "Give the daemon's socket with --api, stop that process, or use another --data.",
+	api.Busy:       "End what uses it (\"fuser -vm DIR\" lists it), or use --force.",
+	api.NoDaemon:   "Start one with \"flistnode daemon\", or name its socket with --api.",
+	api.NoSpace:    "Nothing is lost: make room, and run the command again.",
+	api.Unreadable: "Run with the rights to read them, leave them out by --exclude, or use --ignore-unreadable.",
+	api.Version:    "Use a flistnode at least as new as the one that made it.",
+}
+
+// hintFor returns what to do about err, or nothing.
+func hintFor(err error) string {
+	var f *failure
+	if errors.As(err, &f) {
+		return f.hint
+	}
+	return hints[api.CodeOf(err)]
 }

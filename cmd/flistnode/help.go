@@ -61,6 +61,28 @@ func usageCommands(w io.Writer, cmd *cobra.Command) {
 	list("Topics:", func(c *cobra.Command) bool { return c.IsAdditionalHelpTopicCommand() })
 }
 
+// newHelp returns the help command, which fails for what there is no help on.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show help on a command or a topic",
+		Long:    `Show help on a command or one of the topics listed by "flistnode help".`,
+		Example: "  flistnode help pack\n  flistnode help exit-codes",
+		GroupID: groupOther,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			on, rest, err := cmd.Root().Find(args)
+			if err == nil && len(rest) > 0 {
+				err = unknownCommand(on, rest[0])
+			}
+			if err != nil {
+				return usageError(err, cmd.Root())
+			}
+			on.InitDefaultHelpFlag()
+			return on.Help()
+		},
+	}
+}
+
 func listed(c *cobra.Command) bool { return c.IsAvailableCommand() || c.Name() == "help" }
 
 func usageFlags(w io.Writer, cmd *cobra.Command) {
@@ -102,7 +124,7 @@ func addTopics(root *cobra.Command) {
 	root.PersistentFlags().VisitAll(func(f *pflag.Flag) {
 		if f.Annotations[isSetting] != nil {
 			env := envName(f.Name)
-			fmt.Fprintf(&sets, "  --%-16s %s\n", f.Name, env)
+			fmt.Fprintf(&sets, "    --%-14s %s\n", f.Name, env)
 		}
 	})
 	node := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -121,22 +143,22 @@ func addTopics(root *cobra.Command) {
 		&cobra.Command{
 			Use:   "settings",
 			Short: "Settings by flag, environment and configuration file",
-			Long: settingsHelp + "\nFlags and their environment variables:\n" + sets.String() +
-				"\nThe flags:\n" + node.FlagUsagesWrapped(100),
+			Long: settingsHelp + "\nFlags and their environment variables:\n\n" + sets.String() +
+				"\nThe flags:\n\n" + node.FlagUsagesWrapped(100),
 		},
 	)
 }
 
 const exitCodesHelp = `The exit code of every flistnode command:
 
-  0    done
-  1    failed, for a reason the message gives
-  2    the command line, a setting or the configuration file is wrong
-  3    not found: no such path, an flist nobody has, a chunk nobody has
-  4    corrupt or hostile data: not an flist, a damaged .flist file, a newer format
-  5    in use: the data directory belongs to another process, a mount is busy
-  6    a difference was found (diff), or something is missing or damaged (verify)
-  130  interrupted by ctrl-C or SIGTERM; a second ctrl-C stops at once
+    0    done
+    1    failed, for a reason the message gives
+    2    the command line, a setting or the configuration file is wrong
+    3    not found: no such path, an flist nobody has, a chunk nobody has
+    4    corrupt or hostile data: not an flist, a damaged .flist file, a newer format
+    5    in use: the data directory belongs to another process, a mount is busy
+    6    a difference was found (diff), or something is missing or damaged (verify)
+    130  interrupted by ctrl-C or SIGTERM; a second ctrl-C stops at once
 
 "daemon" and a "mount" in the foreground end with 0 when they are told to stop.
 
@@ -150,14 +172,14 @@ The configuration file is YAML with the names of the flags as keys; a key nobody
 knows is an error. It is --config FILE, else /etc/flistnode/config.yaml for
 root and $XDG_CONFIG_HOME/flistnode/config.yaml for all others:
 
-  data: /srv/flistnode
-  listen:
-    - /ip4/0.0.0.0/tcp/4001
-    - /ip4/0.0.0.0/udp/4001/quic-v1
-  peer:
-    - /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
-  swarm-key: /etc/flistnode/swarm.key
-  no-mdns: true
+    data: /srv/flistnode
+    listen:
+      - /ip4/0.0.0.0/tcp/4010
+      - /ip4/0.0.0.0/udp/4010/quic-v1
+    peer:
+      - /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...
+    swarm-key: /etc/flistnode/swarm.key
+    no-mdns: true
 
 A list in an environment variable is separated by commas.
 

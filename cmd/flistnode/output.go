@@ -100,10 +100,29 @@ func duration(d time.Duration) string {
 	}
 }
 
+// seconds shows a number of seconds at a sensible precision.
+func seconds(s float64) string { return duration(time.Duration(s * float64(time.Second))) }
+
 // when shows a moment of the node's life in local time.
 func when(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
 	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+// dash shows a name that may be missing.
+func dash(name string) string {
+	if name == "" {
+		return "-"
+	}
+	return quote(name)
+}
+
+// orEmpty makes a list that is never null in JSON.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,7 +46,7 @@ With --json: one document with "cid" and the counts.`,
   flistnode pack / --one-file-system --exclude proc --exclude 'var/cache/*'
   SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) flistnode pack --reproducible ./src
   flistnode pack ./rootfs -o rootfs.flist --annotation os=debian`,
-		Args: cobra.ExactArgs(1),
+		Args: wantArgs(1, 1),
 		PreRunE: func(*cobra.Command, []string) error {
 			return p.check(os.LookupEnv)
 		},
@@ -116,7 +115,7 @@ func (p *packFlags) check(getenv func(string) (string, bool)) error {
 func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) error {
 	m := a.meter("packing")
 	res, err := c.Pack(ctx, p.PackRequest, func(at api.PackProgress) {
-		m.update(at.Bytes, at.TotalBytes, fmt.Sprintf("%s files", count(at.Files)))
+		m.update(at.Bytes, 0, count(at.Files)+" files")
 	})
 	m.done()
 	if err != nil {
@@ -132,10 +131,9 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) error {
 		return a.printJSON(res)
 	}
 	if a.verbose > 0 {
-		d := time.Duration(res.Seconds * float64(time.Second))
 		fmt.Fprintf(a.stderr, "%s entries, %s in %s chunks (%s new, %s), metadata %s, %s\n",
 			count(res.Entries), size(res.Bytes), count(res.Chunks), count(res.NewChunks), size(res.NewBytes),
-			size(res.MetadataBytes), duration(d))
+			size(res.MetadataBytes), seconds(res.Seconds))
 	}
 	_, err = fmt.Fprintln(a.stdout, res.CID)
 	return err
@@ -170,6 +168,6 @@ func (a *app) export(ctx context.Context, c *api.Client, cid string, p *packFlag
 // problems lists what went wrong with single entries, on stderr.
 func (a *app) problems(what string, list []api.Problem) {
 	for _, p := range list {
-		fmt.Fprintf(a.stderr, "flistnode: %s: %s: %s\n", what, quote(p.Path), oneLine(p.Message))
+		fmt.Fprintf(a.stderr, "flistnode: %s: %s: %s\n", what, quote(p.Path), oneLine(p.Error))
 	}
 }

@@ -50,17 +50,17 @@ func (a *app) meter(what string) *meter {
 
 // update says that done of total bytes are through; total is 0 while it is
 // not known. note is what else is worth telling.
-func (m *meter) update(done, total int64, note string) {
+func (m *meter) update(done, total uint64, note string) {
 	if m.bar != nil {
 		if total > 0 {
 			done = min(done, total)
 		}
-		if total > 0 && m.bar.GetMax64() != total {
-			m.bar.ChangeMax64(total)
+		if total > 0 && m.bar.GetMax64() != int64(total) {
+			m.bar.ChangeMax64(int64(total))
 		}
 		m.bar.Describe(m.what + " " + note)
 		// An error here is one of drawing; the work goes on without.
-		_ = m.bar.Set64(done)
+		_ = m.bar.Set64(int64(done))
 		return
 	}
 	now := time.Now()

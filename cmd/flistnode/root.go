@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -49,9 +50,15 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
   flistnode pack ./rootfs               # prints the CID
   flistnode mount CID /mnt/image        # on any other machine
   flistnode umount /mnt/image`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return a.start(cmd)
 		},
@@ -65,6 +72,7 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
 	root.SetCompletionCommandGroupID(groupOther)
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetUsageFunc(usage)
+	root.SetHelpCommand(newHelp())
 
 	f := root.PersistentFlags()
 	f.SortFlags = false
@@ -80,6 +88,28 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
 	addCommands(root, groupOther, newVersion(a), newDocs())
 	addTopics(root)
 	return root
+}
+
+// wantArgs refuses fewer than least and more than most arguments, and says what
+// they should be.
+func wantArgs(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usagef("%s: too few arguments: want \"%s\"", cmd.Name(), cmd.UseLine())
+		case len(args) > most:
+			return usagef("%s: unexpected argument %s: want \"%s\"", cmd.Name(), quote(args[most]), cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// unknownCommand refuses a name, and says which it could have been.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		return withHint(usagef("unknown command %s", quote(name)), "Did you mean "+strings.Join(near, " or ")+"?")
+	}
+	return usagef("unknown command %s", quote(name))
 }
 
 func addCommands(root *cobra.Command, group string, cmds ...*cobra.Command) {

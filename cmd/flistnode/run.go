@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,13 +23,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if !a.started {
 		// Cobra has refused the command line, or the settings are wrong.
-		err = usageError(err)
+		err = usageError(err, cmd)
 	}
 	return report(ctx, stderr, err)
 }
@@ -64,10 +65,22 @@ func withSignals(parent context.Context, stderr io.Writer) (context.Context, fun
 // interruptError says which signal ended a command.
 type interruptError struct{ signal os.Signal }
 
-func (e *interruptError) Error() string { return "interrupted (" + e.signal.String() + ")" }
+func (e *interruptError) Error() string {
+	if e.signal == syscall.SIGINT {
+		return "interrupted by ctrl-C"
+	}
+	return "interrupted by SIGTERM"
+}
 
 // interrupted reports whether a signal has asked the command to stop.
 func interrupted(ctx context.Context) bool {
 	_, ok := context.Cause(ctx).(*interruptError)
 	return ok
+}
+
+// wasCanceled reports whether err says no more than that the command was asked
+// to stop.
+func wasCanceled(err error) bool {
+	var i *interruptError
+	return err == nil || errors.Is(err, context.Canceled) || errors.As(err, &i)
 }

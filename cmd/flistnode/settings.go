@@ -21,6 +21,9 @@ const (
 	nodeSetting = "flistnode-node-setting"
 )
 
+// maxSocketPath is what the system allows, in bytes (sun_path less its zero).
+const maxSocketPath = 107
+
 // originDefault is the origin of a setting nobody has set.
 const originDefault = "default"
 
@@ -42,15 +45,22 @@ type settings struct {
 // register adds the settings to f as flags.
 func (s *settings) register(f *pflag.FlagSet) {
 	s.node = node.DefaultConfig()
+	s.node.Version = buildVersion().Version
 	s.logLevel = slog.LevelWarn
 	s.logFormat = "text"
 	s.flags = f
 	s.origin = make(map[string]string)
 
 	f.StringVar(&s.file, "config", "", "configuration `FILE`")
-	f.StringVar(&s.node.Data, "data", s.node.Data, "`DIR` of the store and the node's identity")
-	f.StringVar(&s.node.API, "api", s.node.API, "control `SOCKET` of the daemon; with --data it is DIR/api.sock unless given")
+	f.StringVar(&s.node.Data, "data", s.node.Data,
+		"`DIR` of the store and the node's identity (default /var/lib/flistnode for root, $XDG_DATA_HOME/flistnode for others)")
+	f.StringVar(&s.node.API, "api", s.node.API,
+		"control `SOCKET` of the daemon (default /run/flistnode/flistnode.sock for root, "+
+			"$XDG_RUNTIME_DIR/flistnode/flistnode.sock for others; DIR/api.sock with --data DIR)")
 	s.common("data", "api")
+	for _, name := range s.names {
+		f.Lookup(name).DefValue = "" // the text says more
+	}
 	f.Var((*levelValue)(&s.logLevel), "log-level", "least `LEVEL` logged to stderr: debug, info, warn, error; info for a daemon")
 	f.Var(&choice{&s.logFormat, []string{"text", "json"}}, "log-format", "`FORMAT` of the log: text, json")
 
@@ -112,6 +122,19 @@ func (s *settings) resolve(getenv func(string) (string, bool)) error {
 	return s.settle()
 }
 
+// givenToNode returns the names of the node's settings that were given as
+// flags.
+func (s *settings) givenToNode() []string {
+	var given []string
+	for _, name := range s.names {
+		f := s.flags.Lookup(name)
+		if f.Changed && f.Annotations[nodeSetting] != nil && name != "log-level" && name != "log-format" {
+			given = append(given, name)
+		}
+	}
+	return given
+}
+
 // settle fills in what depends on other settings and makes paths absolute,
 // since a daemon has another working directory than its clients.
 func (s *settings) settle() error {
@@ -130,8 +153,12 @@ func (s *settings) settle() error {
 		s.node.API = filepath.Join(s.node.Data, "api.sock")
 		s.origin["api"] = "derived from data"
 	}
+	if len(s.node.API) > maxSocketPath {
+		return &failure{err: fmt.Errorf("path of the control socket is longer than %d bytes: %s", maxSocketPath, quote(s.node.API)),
+			code: exitUsage, hint: "Name a shorter one with --api."}
+	}
 	if err := s.node.Check(); err != nil {
-		return usageError(err)
+		return settingError(err)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ release and the platform. "flistnode status" tells the version of the daemon.
 With --json: one document with "version", "revision", "modified", "go" and
 "platform".`,
 		Example: `  flistnode version --json`,
-		Args:    cobra.NoArgs,
+		Args:    wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			v := buildVersion()
 			if a.json {
