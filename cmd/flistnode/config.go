@@ -74,9 +74,9 @@ func settingValue(f *pflag.Flag) any {
 func unknownEnv(environ, names []string) []string {
 	var unknown []string
 	for _, kv := range environ {
-		key, _, _ := strings.Cut(kv, "=")
+		key, value, _ := strings.Cut(kv, "=")
 		isName := func(name string) bool { return envName(name) == key }
-		if strings.HasPrefix(key, "FLISTNODE_") && !isName("config") && !slices.ContainsFunc(names, isName) {
+		if strings.HasPrefix(key, "FLISTNODE_") && value != "" && !isName("config") && !slices.ContainsFunc(names, isName) {
 			unknown = append(unknown, key)
 		}
 	}

@@ -35,20 +35,20 @@ func (v fileValue) apply(to pflag.Value) error {
 func parseFile(path string, data []byte, known []string) (map[string]fileValue, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, usagef("configuration file %s: %w", path, err)
+		return nil, settingf("configuration file %s: %w", path, err)
 	}
 	if len(doc.Content) == 0 {
 		return nil, nil // empty, or only comments
 	}
 	top := doc.Content[0]
 	if top.Kind != yaml.MappingNode {
-		return nil, usagef("configuration file %s, line %d: want lines of the form \"key: value\"", path, top.Line)
+		return nil, settingf("configuration file %s, line %d: want lines of the form \"key: value\"", path, top.Line)
 	}
 	values := make(map[string]fileValue)
 	for i := 0; i+1 < len(top.Content); i += 2 {
 		key, value := top.Content[i], top.Content[i+1]
 		fail := func(format string, args ...any) error {
-			return usagef("configuration file %s, line %d: %s", path, key.Line, fmt.Sprintf(format, args...))
+			return settingf("configuration file %s, line %d: %s", path, key.Line, fmt.Sprintf(format, args...))
 		}
 		if !slices.Contains(known, key.Value) {
 			return nil, withHint(fail("unknown key %q", key.Value), "Known keys: "+strings.Join(known, ", ")+".")

@@ -51,6 +51,8 @@ func usageError(err error, cmd *cobra.Command) error {
 	return &failure{err: err, code: exitUsage, hint: hint}
 }
 
+func settingf(format string, args ...any) error { return settingError(fmt.Errorf(format, args...)) }
+
 // settingError marks err as a fault of a setting, wherever that came from.
 func settingError(err error) error {
 	msg := strings.TrimPrefix(err.Error(), api.ErrInvalid.Error()+": ")

@@ -181,7 +181,8 @@ root and $XDG_CONFIG_HOME/flistnode/config.yaml for all others:
     swarm-key: /etc/flistnode/swarm.key
     no-mdns: true
 
-A list in an environment variable is separated by commas.
+A list in an environment variable is separated by commas; an empty variable
+counts as none.
 
 A daemon has settings of its own. A command that talks to a daemon uses --api to
 find it and leaves the rest to it; a command without a daemon is a short-lived

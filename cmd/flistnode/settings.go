@@ -92,7 +92,8 @@ func envName(name string) string {
 }
 
 // resolve gives every setting that no flag has set its value from the
-// environment or the configuration file, and checks the whole.
+// environment or the configuration file, and checks the whole. An empty
+// variable counts as none.
 func (s *settings) resolve(getenv func(string) (string, bool)) error {
 	file, err := s.open(getenv)
 	if err != nil {
@@ -105,16 +106,16 @@ func (s *settings) resolve(getenv func(string) (string, bool)) error {
 			s.origin[name] = "flag --" + name
 			continue
 		}
-		if v, ok := getenv(envName(name)); ok {
+		if v, ok := getenv(envName(name)); ok && v != "" {
 			if err := f.Value.Set(v); err != nil {
-				return usagef("environment variable %s: %q: %w", envName(name), v, err)
+				return settingf("environment variable %s: %q: %w", envName(name), v, err)
 			}
 			s.origin[name] = "environment " + envName(name)
 			continue
 		}
 		if v, ok := file[name]; ok {
 			if err := v.apply(f.Value); err != nil {
-				return usagef("configuration file %s, line %d: %s: %w", s.file, v.line, name, err)
+				return settingf("configuration file %s, line %d: %s: %w", s.file, v.line, name, err)
 			}
 			s.origin[name] = "file " + s.file
 		}
@@ -145,7 +146,7 @@ func (s *settings) settle() error {
 		}
 		abs, err := filepath.Abs(*p)
 		if err != nil {
-			return usagef("make path %s absolute: %w", quote(*p), err)
+			return settingf("make path %s absolute: %w", quote(*p), err)
 		}
 		*p = abs
 	}
@@ -167,7 +168,7 @@ func (s *settings) settle() error {
 // exist; the one in the usual place need not.
 func (s *settings) open(getenv func(string) (string, bool)) (map[string]fileValue, error) {
 	path, asked := s.file, s.flags.Changed("config")
-	if v, ok := getenv(envName("config")); ok && !asked {
+	if v, ok := getenv(envName("config")); ok && v != "" && !asked {
 		path, asked = v, true
 	}
 	if !asked {
@@ -182,7 +183,7 @@ func (s *settings) open(getenv func(string) (string, bool)) (map[string]fileValu
 		return nil, nil
 	}
 	if err != nil {
-		return nil, usagef("read configuration file: %w", err)
+		return nil, settingf("read configuration file: %w", err)
 	}
 	s.file = path
 	return parseFile(path, data, s.names)
