@@ -16,8 +16,9 @@ func newCat(a *app) *cobra.Command {
 		Long: `Print the content of the regular file PATH of FLIST on stdout. Chunks that are not
 here are fetched; every byte is verified before it is printed. Symlinks are not
 followed. There is no --json: the output is the file.`,
-		Example: `  flistnode cat CID etc/os-release`,
-		Args:    wantArgs(2, 2),
+		Example:           `  flistnode cat CID etc/os-release`,
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: a.completeFList(1),
 		PreRunE: func(*cobra.Command, []string) error {
 			if a.json {
 				return usagef("cat prints the file as it is: --json makes no sense")

@@ -25,7 +25,8 @@ With --json: one line per difference, {"kind", "what", "old", "new"}, where kind
 "added", "removed" or "changed", and old and new are entries as of "ls --json".`,
 		Example: `  flistnode diff CID1 CID2
   flistnode diff old.flist new.flist --json`,
-		Args: wantArgs(2, 2),
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: a.completeFList(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, from string) error {
 				to, err := flistCID(ctx, c, args[1])

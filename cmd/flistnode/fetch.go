@@ -24,7 +24,8 @@ With --json: one document with "cid", "chunks", "new_chunks" and bytes.`,
 		Example: `  flistnode fetch CID
   flistnode fetch CID --metadata-only
   flistnode fetch CID --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...`,
-		Args: wantArgs(1, 1),
+		Args:              wantArgs(1, 1),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, flist string) error {
 				req.FList = flist

@@ -30,8 +30,9 @@ With --json: one document, an array of {"cid", "name", "how", "time"}.`,
 		Short: "Forget an flist",
 		Long: `Forget FLIST: it is no longer listed and announced. Its chunks stay in the store,
 and other nodes keep what they have.`,
-		Example: `  flistnode flists rm CID`,
-		Args:    wantArgs(1, 1),
+		Example:           `  flistnode flists rm CID`,
+		Args:              wantArgs(1, 1),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, flist string) error {
 				if err := c.Remove(ctx, flist); err != nil {

@@ -20,8 +20,9 @@ plain and packed sizes, and how many of its chunks are on this node. Only
 metadata is fetched.
 
 With --json: one document.`,
-		Example: `  flistnode inspect CID`,
-		Args:    wantArgs(1, 1),
+		Example:           `  flistnode inspect CID`,
+		Args:              wantArgs(1, 1),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], a.inspect)
 		},

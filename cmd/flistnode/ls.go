@@ -33,7 +33,8 @@ base64, in "path_bytes".`,
 		Example: `  flistnode ls CID
   flistnode ls -l CID etc
   flistnode ls -R0 CID | sort -z | xargs -0 -n1 echo`,
-		Args: wantArgs(1, 2),
+		Args:              wantArgs(1, 2),
+		ValidArgsFunction: a.completeFList(1),
 		PreRunE: func(*cobra.Command, []string) error {
 			if l.null && (a.json || l.long || l.digest) {
 				return usagef("-0 prints names only: it goes with none of --json, -l, --digest")

@@ -32,7 +32,8 @@ control socket, until ctrl-C or "flistnode umount DIR".
 With --json: one document with "dir", "flist" and "since".`,
 		Example: `  flistnode mount CID /mnt/image
   flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...`,
-		Args: wantArgs(2, 2),
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.AllowOther = os.Geteuid() == 0 && !ownerOnly
 			return a.mount(cmd.Context(), args[0], args[1], req)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"text/tabwriter"
 	"time"
 
@@ -79,13 +80,11 @@ func count[N int | int64 | uint64 | uint32](n N) string { return humanize.Comma(
 
 // share shows part of whole as a percentage; of nothing, all is there.
 func share[N int | int64 | uint64](part, whole N) string {
-	if whole <= 0 {
+	if whole <= 0 || part == whole {
 		return "100 %"
 	}
-	if part == whole {
-		return "100 %"
-	}
-	return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole))
+	// Cut, not rounded: what is not whole must not read 100.
+	return fmt.Sprintf("%.1f %%", math.Floor(1000*float64(part)/float64(whole))/10)
 }
 
 // duration shows d at a sensible precision.

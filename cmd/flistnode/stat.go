@@ -19,8 +19,9 @@ attributes and SHA-256 of PATH in FLIST. Only metadata is fetched.
 
 With --json: one document, as a line of "flistnode ls --json", with "xattrs" and
 "sha256". Values of extended attributes are base64.`,
-		Example: `  flistnode stat CID /usr/bin/ping`,
-		Args:    wantArgs(2, 2),
+		Example:           `  flistnode stat CID /usr/bin/ping`,
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, flist string) error {
 				return a.stat(ctx, c, flist, args[1])

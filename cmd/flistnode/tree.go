@@ -23,7 +23,8 @@ Names are quoted as by "flistnode ls".
 With --json: one line per entry, as by "flistnode ls --json -R".`,
 		Example: `  flistnode tree CID etc
   flistnode tree --digest CID`,
-		Args: wantArgs(1, 2),
+		Args:              wantArgs(1, 2),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, flist string) error {
 				return a.tree(ctx, c, flist, imagePath(args), digest)

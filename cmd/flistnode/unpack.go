@@ -23,8 +23,9 @@ Without root, owners, devices and some attributes cannot be restored: what could
 not is listed on stderr, and the exit code stays 0.
 
 With --json: one document with "cid", the counts and "not_restored".`,
-		Example: `  flistnode unpack CID ./rootfs`,
-		Args:    wantArgs(2, 2),
+		Example:           `  flistnode unpack CID ./rootfs`,
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := filepath.Abs(args[1])
 			if err != nil {

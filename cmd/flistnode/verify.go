@@ -25,7 +25,8 @@ missing or damaged, else 6.
 With --json: one document with the counts and lists; lists are cut at 1000.`,
 		Example: `  flistnode verify
   flistnode verify --digests CID`,
-		Args: wantArgs(0, 1),
+		Args:              wantArgs(0, 1),
+		ValidArgsFunction: a.completeFList(1),
 		PreRunE: func(_ *cobra.Command, args []string) error {
 			if digests && len(args) == 0 {
 				return usagef("--digests checks the files of one FLIST: name it")
