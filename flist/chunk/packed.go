@@ -43,7 +43,13 @@ const worthwhile = 15
 func Pack(data []byte) Packed { return PackAs(Sum(data), data) }
 
 // PackAs is Pack for data whose ID is already known to be id.
-func PackAs(id ID, data []byte) Packed {
+func PackAs(id ID, data []byte) Packed { return pack(id, data, &encoders) }
+
+// PackTight is Pack with stronger compression, about ten times slower: for
+// metadata, which every node fetches whole.
+func PackTight(data []byte) Packed { return pack(Sum(data), data, &tightEncoders) }
+
+func pack(id ID, data []byte, encoders *sync.Pool) Packed {
 	p := Packed{ID: id, Codec: Plain, Size: len(data), Bytes: data}
 	if len(data) < 64 {
 		return p
@@ -124,14 +130,19 @@ var errNoCoder = errors.New("chunk: invalid zstd options")
 
 // A zstd coder keeps tables of some hundred KiB; pooling bounds them by the
 // number of goroutines that really run.
-var encoders = sync.Pool{New: func() any {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
+var (
+	encoders      = sync.Pool{New: func() any { return newEncoder(zstd.SpeedFastest) }}
+	tightEncoders = sync.Pool{New: func() any { return newEncoder(zstd.SpeedBestCompression) }}
+)
+
+func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
 		zstd.WithWindowSize(MaxSize), zstd.WithEncoderCRC(false))
 	if err != nil {
 		panic(errors.Join(errNoCoder, err))
 	}
 	return enc
-}}
+}
 
 var decoders = sync.Pool{New: func() any {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxSize),

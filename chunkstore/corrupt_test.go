@@ -1,0 +1,145 @@
+package chunkstore
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+)
+
+// damage changes the one place in the value log where data stands.
+func damage(t *testing.T, dir string, data []byte, change func(f *os.File, off int64) error) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "badger", "*.vlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		all, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		off := bytes.Index(all, data)
+		if off < 0 {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := change(f, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatal("the chunk is in no value log file")
+}
+
+func flip(delta int64) func(*os.File, int64) error {
+	return func(f *os.File, off int64) error {
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], off+delta); err != nil {
+			return err
+		}
+		b[0] ^= 0x55
+		_, err := f.WriteAt(b[:], off+delta)
+		return err
+	}
+}
+
+func TestDamageOnDiskIsFoundAndDroppedAlone(t *testing.T) {
+	const n, size = 12, 30_000
+	content := func(i int) []byte { return randomBytes(uint64(100+i), size) }
+	zeros := func(f *os.File, off int64) error {
+		_, err := f.WriteAt(make([]byte, size), off)
+		return err
+	}
+	for name, change := range map[string]func(*os.File, int64) error{
+		"first byte": flip(0), "last byte": flip(size - 1), "in the middle": flip(size / 2),
+		"codec byte": flip(-chunk.HeaderSize), "size": flip(-2),
+		"badger's key": flip(-chunk.HeaderSize - 20), "badger's header": flip(-chunk.HeaderSize - 41 - 3),
+		"badger's checksum": flip(size + 1), "zeros": zeros,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			var deleted []chunk.ID
+			opts := Options{OnDelete: func(id chunk.ID) { deleted = append(deleted, id) }}
+			s := openT(t, dir, opts)
+			for i := range n {
+				putT(t, s, content(i))
+			}
+			closeT(t, s)
+			const bad = 4
+			id := chunk.Sum(content(bad))
+			damage(t, dir, content(bad), change)
+			s = openT(t, dir, opts)
+			for i := range n {
+				if i != bad {
+					wantHeld(t, s, content(i))
+				}
+			}
+			corrupt := (*chunk.CorruptError)(nil)
+			if _, err := s.GetPacked(t.Context(), id); !errors.As(err, &corrupt) || corrupt.ID != id {
+				t.Errorf("GetPacked of a damaged chunk: %v", err)
+			}
+			if _, err := s.Get(t.Context(), id); !errors.Is(err, chunk.ErrNotFound) {
+				t.Errorf("Get after it was dropped: %v", err)
+			}
+			if len(deleted) != 1 || deleted[0] != id {
+				t.Errorf("OnDelete told of %v", deleted)
+			}
+			putT(t, s, content(bad))
+			wantHeld(t, s, content(bad))
+			closeT(t, s)
+		})
+	}
+}
+
+// A file cut short under a running store stands for a disk that cannot be
+// read: both are a fault in the mapped memory.
+func TestUnreadableDiskIsAnErrorAndNotTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	s := openT(t, dir, Options{valueLogFileBytes: 1 << 20})
+	for i := range 60 {
+		putT(t, s, randomBytes(uint64(i), 50_000))
+	}
+	first := randomBytes(0, 50_000)
+	damage(t, dir, first, func(f *os.File, _ int64) error { return f.Truncate(vlogHeaderBytes) })
+	corrupt := (*chunk.CorruptError)(nil)
+	if _, err := s.Get(t.Context(), chunk.Sum(first)); !errors.As(err, &corrupt) {
+		t.Fatalf("Get from an unreadable file: %v", err)
+	}
+	if held, err := s.Has(t.Context(), chunk.Sum(first)); err != nil || held {
+		t.Errorf("Has = %v, %v", held, err)
+	}
+	wantHeld(t, s, randomBytes(59, 50_000))
+	putT(t, s, first)
+	wantHeld(t, s, first)
+	if err := s.Close(); !errors.Is(err, ErrLeftOpen) {
+		t.Errorf("Close: %v", err)
+	}
+	inUse := (*InUseError)(nil)
+	if _, err := Open(dir, Options{}); !errors.As(err, &inUse) {
+		t.Errorf("Open of a store left open: %v", err)
+	}
+}
+
+func TestUncleanFileIsCutNotTrusted(t *testing.T) {
+	dir := t.TempDir()
+	s := openT(t, dir, Options{})
+	last := randomBytes(9, 40_000)
+	putT(t, s, randomBytes(8, 40_000))
+	putT(t, s, last)
+	closeT(t, s)
+	damage(t, dir, last, func(f *os.File, off int64) error { return f.Truncate(off + 1000) })
+	s = openT(t, dir, Options{})
+	wantHeld(t, s, randomBytes(8, 40_000))
+	corrupt := (*chunk.CorruptError)(nil)
+	if _, err := s.Get(t.Context(), chunk.Sum(last)); !errors.As(err, &corrupt) {
+		t.Errorf("Get of a chunk cut off: %v", err)
+	}
+}

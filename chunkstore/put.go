@@ -1,0 +1,196 @@
+package chunkstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/flistnode/flistnode/flist/chunk"
+)
+
+// Put verifies p and keeps it as it is, plain or compressed. When it returns
+// nil, the chunk can be read. It does nothing if the chunk is already held. It
+// fails with a *chunk.CorruptError if p is not what its ID names, and with an
+// error that matches syscall.ENOSPC if the disk is full. p.Bytes is not kept.
+func (s *Store) Put(ctx context.Context, p chunk.Packed) error {
+	if p.Codec == chunk.Plain {
+		if _, err := p.Open(); err != nil {
+			return err
+		}
+		return s.PutTrusted(ctx, p)
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	if _, err := p.OpenInto((*buf)[:0]); err != nil {
+		return err
+	}
+	return s.PutTrusted(ctx, p)
+}
+
+// PutTrusted is Put without the hash. It is for a caller that has itself, in
+// this process, computed p.ID from the content and packed that content into p
+// (chunk.Pack, chunk.PackAs): packing a directory. It is never for bytes that
+// came from a peer, a file or a user with an ID beside them.
+func (s *Store) PutTrusted(ctx context.Context, p chunk.Packed) error {
+	if err := wellFormed(p); err != nil {
+		return err
+	}
+	if err := s.calls.enter(); err != nil {
+		return err
+	}
+	defer s.calls.leave()
+	release, err := s.claims.take(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	key := chunkKey(p.ID)
+	if held, err := s.hasKey(key); err != nil || held {
+		return err
+	}
+	if err := s.setChunk(ctx, key, p); err != nil {
+		return err
+	}
+	s.log.Debug("chunk put", "chunk", p.ID, "bytes", len(p.Bytes))
+	if s.opts.OnPut != nil {
+		s.opts.OnPut(p.ID)
+	}
+	return nil
+}
+
+// wellFormed refuses a p that could not be read back.
+func wellFormed(p chunk.Packed) error {
+	switch {
+	case p.Size < 0 || p.Size > chunk.MaxSize:
+		return &chunk.CorruptError{ID: p.ID, Reason: fmt.Sprintf("plain size %d is beyond %d bytes", p.Size, chunk.MaxSize)}
+	case p.Codec == chunk.Plain && len(p.Bytes) == p.Size, p.Codec == chunk.Zstd && len(p.Bytes) <= p.Size:
+		return nil
+	}
+	return &chunk.CorruptError{ID: p.ID, Reason: fmt.Sprintf("%d bytes in codec %d for a plain size of %d", len(p.Bytes), p.Codec, p.Size)}
+}
+
+func (s *Store) setChunk(ctx context.Context, key []byte, p chunk.Packed) error {
+	size := int64(chunk.HeaderSize + len(p.Bytes))
+	if err := s.pending.Acquire(ctx, size); err != nil {
+		return err
+	}
+	defer s.pending.Release(size)
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	*buf = p.AppendTo((*buf)[:0])
+	return s.update(size, s.opts.ReserveBytes, func(txn *badger.Txn) error { return txn.Set(key, *buf) })
+}
+
+// update runs fn in a transaction that writes about size bytes, if the disk
+// then still has reserve bytes free. What fn hands to the transaction is free
+// to be used again when update returns.
+func (s *Store) update(size, reserve int64, fn func(*badger.Txn) error) error {
+	return s.write(size, reserve, func() error { return s.db.Update(fn) })
+}
+
+// write is update for any way of writing to Badger.
+func (s *Store) write(size, reserve int64, fn func() error) error {
+	s.writes.RLock()
+	defer s.writes.RUnlock()
+	s.writing.Add(size)
+	defer s.writing.Add(-size)
+	if err := s.room(reserve); err != nil {
+		return err
+	}
+	if err := fn(); err != nil {
+		return fmt.Errorf("write to store %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// Delete forgets the chunk; it does nothing if the chunk is not held. The
+// space comes back through Compact.
+func (s *Store) Delete(ctx context.Context, id chunk.ID) error {
+	if err := s.calls.enter(); err != nil {
+		return err
+	}
+	defer s.calls.leave()
+	release, err := s.claims.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if held, err := s.hasKey(chunkKey(id)); err != nil || !held {
+		return err
+	}
+	return s.deleteClaimed(id)
+}
+
+// deleteClaimed deletes a chunk whose claim the caller holds. It goes into
+// the reserve, since deleting is the way out of a full disk.
+func (s *Store) deleteClaimed(id chunk.ID) error {
+	key := chunkKey(id)
+	if err := s.update(int64(len(key)), s.smallReserve(), func(txn *badger.Txn) error { return txn.Delete(key) }); err != nil {
+		return err
+	}
+	s.log.Debug("chunk deleted", "chunk", id)
+	if s.opts.OnDelete != nil {
+		s.opts.OnDelete(id)
+	}
+	return nil
+}
+
+func (s *Store) hasKey(key []byte) (held bool, err error) {
+	err = s.view(func(txn *badger.Txn) error {
+		_, err := txn.Get(key)
+		held = err == nil
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look up in store %s: %w", s.dir, err)
+	}
+	return held, nil
+}
+
+func chunkKey(id chunk.ID) []byte {
+	key := make([]byte, 0, 1+len(id))
+	key = append(key, kindChunk)
+	return append(key, id[:]...)
+}
+
+// claims makes changes of one chunk come one after another.
+type claims struct {
+	mu   sync.Mutex
+	busy map[chunk.ID]chan struct{}
+}
+
+// take waits until nobody else changes id and returns what ends the claim.
+func (c *claims) take(ctx context.Context, id chunk.ID) (release func(), err error) {
+	for {
+		c.mu.Lock()
+		other, busy := c.busy[id]
+		if !busy {
+			done := make(chan struct{})
+			c.busy[id] = done
+			c.mu.Unlock()
+			return func() {
+				c.mu.Lock()
+				delete(c.busy, id)
+				c.mu.Unlock()
+				close(done)
+			}, nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// buffers holds scratch space for one chunk, plain or packed.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, chunk.MaxPackedSize)
+	return &b
+}}
