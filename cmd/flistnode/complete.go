@@ -39,7 +39,7 @@ func (a *app) heldFLists() []api.PinInfo {
 	if err != nil {
 		return nil
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // a client that has asked has nothing left to lose
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	pins, err := c.FLists(ctx)

@@ -82,7 +82,7 @@ func report(ctx context.Context, stderr io.Writer, err error) int {
 		fmt.Fprintf(stderr, "flistnode: %v\n", context.Cause(ctx))
 		return exitInterrupted
 	}
-	if err == errDifferent {
+	if errors.Is(err, errDifferent) {
 		return exitDifference
 	}
 	fmt.Fprintf(stderr, "flistnode: %s\n", oneLine(err.Error()))

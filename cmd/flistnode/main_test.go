@@ -67,10 +67,10 @@ func scriptCondition(cond string) (bool, error) {
 	switch cond {
 	case "fuse":
 		f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-		if err != nil {
-			return false, nil
+		if err == nil {
+			err = f.Close()
 		}
-		return true, f.Close()
+		return err == nil, nil
 	case "root":
 		return os.Geteuid() == 0, nil
 	}

@@ -74,8 +74,8 @@ func (e *interruptError) Error() string {
 
 // interrupted reports whether a signal has asked the command to stop.
 func interrupted(ctx context.Context) bool {
-	_, ok := context.Cause(ctx).(*interruptError)
-	return ok
+	var i *interruptError
+	return errors.As(context.Cause(ctx), &i)
 }
 
 // wasCanceled reports whether err says no more than that the command was asked

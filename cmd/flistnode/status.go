@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -124,8 +125,7 @@ func (a *app) id(ctx context.Context) error {
 	if c == nil {
 		return a.withNode(ctx, func(ctx context.Context, c *api.Client) error { return a.printID(ctx, c, false) })
 	}
-	defer c.Close()
-	return a.printID(ctx, c, true)
+	return errors.Join(a.printID(ctx, c, true), c.Close())
 }
 
 func (a *app) printID(ctx context.Context, c *api.Client, daemon bool) error {
