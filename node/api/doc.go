@@ -56,10 +56,13 @@ type Taker interface {
 
 // Reader looks into an image.
 type Reader interface {
-	// List calls each for path and what is below it, in order of names. An
-	// error of each ends the listing and is returned.
+	// List calls each for the entries of the directory path in order of their
+	// names, with Recursive for all below it, depth first. Anything but a
+	// directory is listed itself. An error of each ends the listing and is
+	// returned.
 	List(ctx context.Context, flist, path string, opts ListOptions, each func(Entry) error) error
-	// Stat tells about one path, with xattrs and, where recorded, the digest.
+	// Stat tells about one path. The digest is there if it is recorded and the
+	// table of digests is held here. Symlinks are not followed.
 	Stat(ctx context.Context, flist, path string) (Entry, error)
 	// Cat writes the content of a regular file to w.
 	Cat(ctx context.Context, flist, path string, w io.Writer) error

@@ -3,10 +3,12 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"syscall"
 
+	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
@@ -30,6 +32,7 @@ const (
 	NoDaemon   Code = "no_daemon"   // nobody listens on the control socket
 	Unreadable Code = "unreadable"  // files to pack could not be read
 	Version    Code = "new_version" // an flist of a newer format version
+	NotFlist   Code = "not_flist"   // a CID or a file of something else
 )
 
 // Sentinels for codes that have none elsewhere.
@@ -50,7 +53,9 @@ var sentinels = []struct {
 	err    error
 	status int
 }{
+	{NotFlist, flist.ErrNotFlist, http.StatusUnprocessableEntity},
 	{Corrupt, ErrCorrupt, http.StatusUnprocessableEntity},
+	{Corrupt, io.ErrUnexpectedEOF, http.StatusUnprocessableEntity},
 	{Version, ErrVersion, http.StatusUnprocessableEntity},
 	{Unreadable, ErrUnreadable, http.StatusConflict},
 	{InUse, ErrInUse, http.StatusConflict},
@@ -88,14 +93,41 @@ func (e *Error) Unwrap() error {
 	return nil
 }
 
+// WithCode returns err with the code it shall have on the wire, for errors of
+// packages that know nothing of codes. It also matches the code's sentinel.
+func WithCode(code Code, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &codedError{code: code, err: err}
+}
+
+type codedError struct {
+	code Code
+	err  error
+}
+
+func (e *codedError) Error() string { return e.err.Error() }
+
+func (e *codedError) Unwrap() []error {
+	return []error{e.err, (&Error{Code: e.code}).Unwrap()}
+}
+
 // CodeOf returns the code of err, which may have crossed the socket or not.
 func CodeOf(err error) Code {
 	var wire *Error
-	if errors.As(err, &wire) {
-		return wire.Code
-	}
+	var coded *codedError
 	var corrupt *chunk.CorruptError
-	if errors.As(err, &corrupt) {
+	var format *flist.FormatError
+	var version *flist.VersionError
+	switch {
+	case errors.As(err, &wire):
+		return wire.Code
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, &version):
+		return Version
+	case errors.As(err, &format), errors.As(err, &corrupt) && !errors.Is(err, chunk.ErrNotFound):
 		return Corrupt
 	}
 	for _, s := range sentinels {

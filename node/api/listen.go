@@ -36,7 +36,7 @@ func Listen(socket string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on control socket %s: %w", socket, err)
 	}
-	return &ownerListener{UnixListener: l, uid: uint32(os.Geteuid())}, nil
+	return &ownerListener{UnixListener: l, path: socket, uid: uint32(os.Geteuid())}, nil
 }
 
 const maxSocketPath = 108 // sun_path, with the closing zero
@@ -94,7 +94,8 @@ func listenPrivate(socket string) (*net.UnixListener, error) {
 // ownerListener accepts connections of one user and of root only.
 type ownerListener struct {
 	*net.UnixListener
-	uid uint32
+	path string // where the socket is; the listener knows it under its first name
+	uid  uint32
 }
 
 // Accept returns the next connection of somebody who may connect.
@@ -134,16 +135,17 @@ func peerUID(conn *net.UnixConn) (uint32, error) {
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	srv := newServer(h, log)
 	stopped := make(chan error, 1)
-	unhook := context.AfterFunc(ctx, func() { stopped <- closeServer(srv) })
+	unhook := context.AfterFunc(ctx, func() {
+		if u, ok := l.(*ownerListener); ok {
+			_ = os.Remove(u.path) // while it still is ours: nobody replaces a socket that answers
+		}
+		stopped <- closeServer(srv)
+	})
 	err := srv.Serve(l)
 	if unhook() { // Serve failed by itself
 		return fmt.Errorf("serve control socket: %w", errors.Join(err, closeServer(srv)))
 	}
-	err = <-stopped
-	if u, ok := l.(*ownerListener); ok {
-		_ = os.Remove(u.Addr().String())
-	}
-	return err
+	return <-stopped
 }
 
 // newServer returns a server for h whose requests end when it is closed.

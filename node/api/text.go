@@ -111,16 +111,18 @@ func (p *Problem) UnmarshalJSON(b []byte) error {
 }
 
 type mountJSON struct {
-	Dir      string    `json:"dir"`
-	DirBytes []byte    `json:"dir_bytes,omitempty"`
-	FList    string    `json:"flist"`
-	Name     string    `json:"name,omitempty"`
-	Since    time.Time `json:"since"`
+	Dir        string    `json:"dir"`
+	DirBytes   []byte    `json:"dir_bytes,omitempty"`
+	FList      string    `json:"flist"`
+	Name       string    `json:"name,omitempty"`
+	Since      time.Time `json:"since"`
+	BytesRead  uint64    `json:"bytes_read"`
+	ReadErrors uint64    `json:"read_errors"`
 }
 
 // MarshalJSON writes m with its directory as said above.
 func (m MountInfo) MarshalJSON() ([]byte, error) {
-	j := mountJSON{FList: m.FList, Name: m.Name, Since: m.Since}
+	j := mountJSON{FList: m.FList, Name: m.Name, Since: m.Since, BytesRead: m.BytesRead, ReadErrors: m.ReadErrors}
 	j.Dir, j.DirBytes = show(m.Dir)
 	return json.Marshal(j)
 }
@@ -131,6 +133,7 @@ func (m *MountInfo) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*m = MountInfo{Dir: unshow(j.Dir, j.DirBytes), FList: j.FList, Name: j.Name, Since: j.Since}
+	*m = MountInfo{Dir: unshow(j.Dir, j.DirBytes), FList: j.FList, Name: j.Name, Since: j.Since,
+		BytesRead: j.BytesRead, ReadErrors: j.ReadErrors}
 	return nil
 }

@@ -207,7 +207,7 @@ type Section struct {
 	Name        string `json:"name"`
 	Chunks      uint64 `json:"chunks"`
 	ChunksHere  uint64 `json:"chunks_here"`
-	Bytes       uint64 `json:"bytes"`        // plain, of the chunks here
+	Bytes       uint64 `json:"bytes"`        // plain
 	PackedBytes uint64 `json:"packed_bytes"` // as stored, of the chunks here
 }
 
@@ -254,14 +254,18 @@ type MountRequest struct {
 	Name       string `json:"name,omitempty"`
 	NonEmpty   bool   `json:"non_empty,omitempty"`
 	AllowOther bool   `json:"allow_other,omitempty"` // other users may look into it
+	SetUID     bool   `json:"set_uid,omitempty"`     // setuid bits and file capabilities have effect
+	Devices    bool   `json:"devices,omitempty"`     // device nodes can be opened
 }
 
 // MountInfo is a mount of this node.
 type MountInfo struct {
-	Dir   string // any bytes
-	FList string
-	Name  string
-	Since time.Time
+	Dir        string // any bytes
+	FList      string
+	Name       string
+	Since      time.Time
+	BytesRead  uint64 // by the kernel
+	ReadErrors uint64 // reads that failed
 }
 
 // PinInfo is an flist the node holds on purpose. Time is when it was last
