@@ -34,6 +34,7 @@ const (
 type fetch struct {
 	s       *Swarm
 	f       *flight
+	class   Class // the most urgent of any waiter, when last looked
 	began   time.Time
 	active  map[peer.ID]*ask
 	answers chan answer // room for maxActive
@@ -104,7 +105,7 @@ func (x *fetch) stop() {
 	now := time.Now()
 	for p, a := range x.active {
 		a.cancel()
-		x.s.peers.gaveUp(p, now.Sub(a.began) > hedgeDelay(a.class, a.expected))
+		x.s.peers.gaveUp(p, a.class, now.Sub(a.began) > hedgeDelay(a.class, a.expected))
 	}
 	for _, id := range x.watched {
 		x.s.providers.unwatch(id, x.f.news)
@@ -122,6 +123,7 @@ func (x *fetch) over(now time.Time) bool {
 // latest.
 func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 	class, roots, hinted := x.s.wants(x.f)
+	x.class = class
 	x.upgrade(class)
 	wake = x.cutStalled(now)
 	limit := maxActiveBulk
@@ -155,7 +157,7 @@ func (x *fetch) upgrade(class Class) {
 		if class <= Readahead && a.class > Readahead {
 			a.cancel()
 			delete(x.active, p)
-			x.s.peers.gaveUp(p, false)
+			x.s.peers.gaveUp(p, a.class, false)
 		}
 	}
 }
@@ -176,7 +178,7 @@ func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 		}
 		a.cancel()
 		delete(x.active, p) // its answer will find nobody
-		x.s.peers.failed(p, exchange.ErrStalled.Error(), now)
+		x.s.peers.failed(p, a.class, exchange.ErrStalled.Error(), now)
 		x.note(p, exchange.ErrStalled.Error())
 	}
 	return wake
@@ -247,13 +249,13 @@ func (x *fetch) best(peers []peer.ID, now time.Time) (best peer.ID, again time.T
 			again = earliest(again, until)
 			continue
 		}
-		c := x.s.peers.consider(p, x.f.id, now)
+		c := x.s.peers.consider(p, x.f.id, x.class, now)
 		if !c.usable {
 			again = earliest(again, c.until)
 			continue
 		}
 		// Peers that are about as good share the work.
-		if cost := float64(c.cost) * (0.9 + 0.2*rand.Float64()); !ok || cost < least {
+		if cost := c.cost * (0.9 + 0.2*rand.Float64()); !ok || cost < least {
 			best, least, ok = p, cost, true
 		}
 	}
@@ -263,7 +265,7 @@ func (x *fetch) best(peers []peer.ID, now time.Time) (best peer.ID, again time.T
 // start asks p.
 func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &ask{class: class, began: now, expected: x.s.peers.begin(p, now), cancel: cancel}
+	a := &ask{class: class, began: now, expected: x.s.peers.begin(p, class, now), cancel: cancel}
 	if x.hedged && len(x.active) > 0 {
 		x.s.peers.countHedge()
 	}
@@ -300,19 +302,19 @@ func (x *fetch) take(r answer) bool {
 	var broken *exchange.ProtocolError
 	switch {
 	case r.err == nil:
-		book.delivered(r.peer, len(r.packed.Bytes), now.Sub(a.began), now)
+		book.delivered(r.peer, a.class, len(r.packed.Bytes), now.Sub(a.began), now)
 		return true
 	case errors.As(r.err, &corrupt), errors.As(r.err, &broken):
-		book.lied(r.peer, r.err.Error(), now)
+		book.lied(r.peer, a.class, r.err.Error(), now)
 		x.s.cfg.Log.Warn("peer sent wrong bytes, not asked for a while", "peer", r.peer, "chunk", x.f.id, "err", r.err)
 	case errors.Is(r.err, chunk.ErrNotFound):
-		book.missed(r.peer, x.f.id, now, now.Add(x.s.cfg.MissingTTL))
+		book.missed(r.peer, a.class, x.f.id, now, now.Add(x.s.cfg.MissingTTL))
 	case errors.Is(r.err, exchange.ErrBusy):
-		book.busy(r.peer, now)
+		book.busy(r.peer, a.class, now)
 		x.notYet[r.peer] = now.Add(min(busyWait<<min(x.busy[r.peer], 6), maxBusyWait))
 		x.busy[r.peer]++
 	default:
-		book.failed(r.peer, r.err.Error(), now)
+		book.failed(r.peer, a.class, r.err.Error(), now)
 		x.s.cfg.Log.Debug("peer failed", "peer", r.peer, "chunk", x.f.id, "err", r.err)
 	}
 	x.note(r.peer, r.err.Error())

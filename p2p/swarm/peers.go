@@ -22,18 +22,34 @@ const (
 	smoothing    = 0.25 // weight of a new measurement
 	measureAfter = 50 * time.Millisecond
 
-	// What is assumed of a peer before it is measured, and of a chunk.
-	assumedRTT        = 10 * time.Millisecond
-	assumedThroughput = 32 << 20 // bytes per second
-	assumedChunk      = 128 << 10
+	// assumedTime is what a peer is taken to need before it is measured. It is
+	// short, so that new peers are tried.
+	assumedTime = 10 * time.Millisecond
+	// forgetAfter is how long a measurement is trusted in full. Later a peer
+	// counts as faster than it was, so that it is tried again.
+	forgetAfter = 10 * time.Second
 )
+
+// Urgent and bulk requests go over streams of their own and are measured
+// apart.
+const (
+	urgent = iota
+	bulk
+	numLanes
+)
+
+func laneOf(c Class) int {
+	if c <= Readahead {
+		return urgent
+	}
+	return bulk
+}
 
 // peerBook holds what was measured of each peer.
 type peerBook struct {
 	mu      sync.Mutex
 	peers   map[peer.ID]*peerRecord
 	missing map[missingKey]time.Time // until when "don't have" is believed
-	chunk   float64                  // smoothed bytes of a packed chunk
 	total   Totals
 }
 
@@ -44,10 +60,12 @@ type missingKey struct {
 
 // peerRecord is what was measured of one peer.
 type peerRecord struct {
-	inflight    int
-	rtt         time.Duration // smoothed time to an answer of an idle peer
-	throughput  float64       // smoothed bytes per second while busy
-	windowStart time.Time     // of the measurement under way
+	inflight    [numLanes]int
+	took        [numLanes]time.Duration // smoothed time to an answer, at the load there was
+	load        [numLanes]float64       // smoothed requests in flight, the new one included
+	rtt         time.Duration           // smoothed time to an answer of an idle peer
+	throughput  float64                 // smoothed bytes per second while busy
+	windowStart time.Time               // of the measurement under way
 	windowBytes int
 	failRate    float64 // smoothed, 0 to 1
 	missRate    float64 // smoothed, 0 to 1
@@ -63,7 +81,7 @@ type peerRecord struct {
 
 func newPeerBook() *peerBook {
 	return &peerBook{
-		peers: map[peer.ID]*peerRecord{}, missing: map[missingKey]time.Time{}, chunk: assumedChunk,
+		peers: map[peer.ID]*peerRecord{}, missing: map[missingKey]time.Time{},
 	}
 }
 
@@ -77,7 +95,7 @@ func (b *peerBook) record(p peer.ID) *peerRecord {
 	if len(b.peers) >= maxPeers {
 		now := time.Now()
 		for q, old := range b.peers {
-			if old.inflight == 0 && now.After(old.until) {
+			if old.requests() == 0 && now.After(old.until) {
 				delete(b.peers, q)
 				break
 			}
@@ -88,81 +106,97 @@ func (b *peerBook) record(p peer.ID) *peerRecord {
 	return r
 }
 
-// expected is how long a chunk asked of r now will probably take.
-func (b *peerBook) expected(r *peerRecord) time.Duration {
-	rtt, throughput := assumedRTT, float64(assumedThroughput)
-	if r != nil && r.rtt > 0 {
-		rtt = r.rtt
+// requests is how many are in flight to the peer.
+func (r *peerRecord) requests() int { return r.inflight[urgent] + r.inflight[bulk] }
+
+// expected is how long one more request will probably take: the time that was
+// measured, longer if more is in flight now than then.
+func (r *peerRecord) expected(lane int, now time.Time) time.Duration {
+	if r == nil || r.took[lane] == 0 {
+		return assumedTime
 	}
-	queued := 1
-	if r != nil {
-		queued += r.inflight
-		if r.throughput > 0 {
-			throughput = r.throughput
-		}
+	took := float64(r.took[lane])
+	if idle := now.Sub(r.lastSign); idle > forgetAfter && r.requests() == 0 {
+		took *= float64(forgetAfter) / float64(idle)
 	}
-	return rtt + time.Duration(float64(queued)*b.chunk/throughput*float64(time.Second))
+	return time.Duration(took * max(1, float64(r.inflight[lane]+1)/r.load[lane]))
+}
+
+// cost ranks peers for one more request: the measured time, times the requests
+// that share it. Among peers whose links are full this leaves each as much as
+// it can carry; among others it keeps the numbers in flight in proportion to
+// their speed. (The rule is "peak EWMA" of Finagle's load balancer.)
+func (r *peerRecord) cost(lane int, now time.Time) float64 {
+	if r == nil {
+		return float64(assumedTime)
+	}
+	took := float64(assumedTime)
+	if r.took[lane] > 0 {
+		took = float64(r.took[lane])
+	}
+	if idle := now.Sub(r.lastSign); idle > forgetAfter && r.requests() == 0 {
+		took *= float64(forgetAfter) / float64(idle)
+	}
+	return took * float64(r.inflight[lane]+1) * (1 + 4*r.failRate + 4*r.missRate)
 }
 
 // choice is how good it is to ask a peer now.
 type choice struct {
 	usable bool
-	until  time.Time     // when not usable: when it may be
-	cost   time.Duration // what it will take, made worse by failures and misses
+	until  time.Time // when not usable: when it may be
+	cost   float64   // the lower the better
 }
 
 // consider says whether p may be asked for id now, and at what cost.
-func (b *peerBook) consider(p peer.ID, id chunk.ID, now time.Time) choice {
+func (b *peerBook) consider(p peer.ID, id chunk.ID, class Class, now time.Time) choice {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if until, ok := b.missing[missingKey{p, id}]; ok && now.Before(until) {
 		return choice{until: until}
 	}
 	r := b.peers[p]
-	if r == nil {
-		return choice{usable: true, cost: b.expected(nil)}
-	}
-	if now.Before(r.until) {
+	if r != nil && now.Before(r.until) {
 		return choice{until: r.until}
 	}
-	worse := 1 + 4*r.failRate + 4*r.missRate
-	return choice{usable: true, cost: time.Duration(float64(b.expected(r)) * worse)}
+	return choice{usable: true, cost: r.cost(laneOf(class), now)}
 }
 
 // begin notes that p is asked for a chunk and says how long that should take.
-func (b *peerBook) begin(p peer.ID, now time.Time) time.Duration {
+func (b *peerBook) begin(p peer.ID, class Class, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.record(p)
-	expected := b.expected(r)
-	if r.inflight == 0 {
+	r, lane := b.record(p), laneOf(class)
+	expected := r.expected(lane, now)
+	if r.requests() == 0 {
 		r.windowStart, r.windowBytes = now, 0
 	}
-	r.inflight++
+	r.inflight[lane]++
+	if r.load[lane] == 0 {
+		r.load[lane] = 1
+	}
+	smooth(&r.load[lane], float64(r.inflight[lane]))
 	return expected
 }
 
 // delivered notes a verified chunk of n packed bytes, asked for took ago.
-func (b *peerBook) delivered(p peer.ID, n int, took time.Duration, now time.Time) {
+func (b *peerBook) delivered(p peer.ID, class Class, n int, took time.Duration, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.record(p)
-	alone := r.inflight == 1
-	b.answered(r, now)
+	r, lane := b.record(p), laneOf(class)
+	if r.requests() == 1 {
+		smoothTime(&r.rtt, took)
+	}
+	smoothTime(&r.took[lane], took)
+	r.answered(class, now)
 	r.lastOK, r.strikes = now, 0
 	r.bytes += uint64(n)
 	r.chunks++
 	b.total.BytesReceived += uint64(n)
 	b.total.Chunks++
-	b.chunk += smoothing / 4 * (float64(n) - b.chunk)
-	b.chunk = max(b.chunk, 1024)
 	smooth(&r.failRate, 0)
 	smooth(&r.missRate, 0)
-	if alone {
-		r.noteRTT(took)
-	}
 	r.windowBytes += n
-	if elapsed := now.Sub(r.windowStart); elapsed >= measureAfter || r.inflight == 0 && elapsed > 0 {
+	if elapsed := now.Sub(r.windowStart); elapsed >= measureAfter || r.requests() == 0 && elapsed > 0 {
 		rate := float64(r.windowBytes) / elapsed.Seconds()
 		if r.throughput == 0 {
 			r.throughput = rate
@@ -172,19 +206,12 @@ func (b *peerBook) delivered(p peer.ID, n int, took time.Duration, now time.Time
 	}
 }
 
-func (r *peerRecord) noteRTT(took time.Duration) {
-	if r.rtt == 0 {
-		r.rtt = took
-	}
-	r.rtt += time.Duration(smoothing * float64(took-r.rtt))
-}
-
 // missed notes that p does not have id.
-func (b *peerBook) missed(p peer.ID, id chunk.ID, now, until time.Time) {
+func (b *peerBook) missed(p peer.ID, class Class, id chunk.ID, now, until time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.record(p)
-	b.answered(r, now)
+	r.answered(class, now)
 	r.misses++
 	r.strikes = 0
 	smooth(&r.missRate, 1)
@@ -195,32 +222,31 @@ func (b *peerBook) missed(p peer.ID, id chunk.ID, now, until time.Time) {
 }
 
 // busy notes that p has too much to do.
-func (b *peerBook) busy(p peer.ID, now time.Time) {
+func (b *peerBook) busy(p peer.ID, class Class, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.answered(b.record(p), now)
+	b.record(p).answered(class, now)
 }
 
 // gaveUp notes that an answer of p is no longer waited for. A late one would
 // have come after somebody else's.
-func (b *peerBook) gaveUp(p peer.ID, late bool) {
+func (b *peerBook) gaveUp(p peer.ID, class Class, late bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.record(p)
-	r.inflight--
+	r.inflight[laneOf(class)]--
 	if late {
 		smooth(&r.failRate, 1)
-		r.throughput *= 0.75
 	}
 }
 
 // failed notes that p could not be reached, broke off or stalled, and leaves
 // it alone for a while.
-func (b *peerBook) failed(p peer.ID, reason string, now time.Time) {
+func (b *peerBook) failed(p peer.ID, class Class, reason string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.record(p)
-	r.inflight--
+	r.inflight[laneOf(class)]--
 	r.failures++
 	smooth(&r.failRate, 1)
 	if now.Before(r.until) {
@@ -232,11 +258,11 @@ func (b *peerBook) failed(p peer.ID, reason string, now time.Time) {
 }
 
 // lied notes that p sent wrong bytes or broke the protocol.
-func (b *peerBook) lied(p peer.ID, reason string, now time.Time) {
+func (b *peerBook) lied(p peer.ID, class Class, reason string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.record(p)
-	r.inflight--
+	r.inflight[laneOf(class)]--
 	r.failures++
 	b.total.Corrupt++
 	if r.lies > 0 && now.Before(r.until) {
@@ -247,9 +273,9 @@ func (b *peerBook) lied(p peer.ID, reason string, now time.Time) {
 	r.until, r.reason = now.Add(wait), reason
 }
 
-// answered is common to all answers. b.mu is held.
-func (b *peerBook) answered(r *peerRecord, now time.Time) {
-	r.inflight--
+// answered is common to all answers.
+func (r *peerRecord) answered(class Class, now time.Time) {
+	r.inflight[laneOf(class)]--
 	r.lastSign = now
 }
 
@@ -277,3 +303,10 @@ func (b *peerBook) recent(now time.Time) []peer.ID {
 }
 
 func smooth(v *float64, sample float64) { *v += smoothing * (sample - *v) }
+
+func smoothTime(v *time.Duration, sample time.Duration) {
+	if *v == 0 {
+		*v = sample
+	}
+	*v += time.Duration(smoothing * float64(sample-*v))
+}

@@ -50,7 +50,7 @@ func (s *Swarm) Stats() Stats {
 	for p, r := range b.peers {
 		st := &PeerStats{
 			ID: p, BytesReceived: r.bytes, Chunks: r.chunks, Failures: r.failures, Missing: r.misses,
-			InFlight: r.inflight, RTT: r.rtt, Throughput: r.throughput, Reason: r.reason,
+			InFlight: r.requests(), RTT: r.rtt, Throughput: r.throughput, Reason: r.reason,
 		}
 		if now.Before(r.until) {
 			st.QuarantinedUntil = r.until

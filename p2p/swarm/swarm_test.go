@@ -78,7 +78,13 @@ func (n *network) Get(ctx context.Context, p peer.ID, id chunk.ID, class Class) 
 	if !ok {
 		return chunk.Packed{}, exchange.ErrMissing
 	}
-	return chunk.PackAs(id, data), nil
+	return plainChunk(id, data), nil
+}
+
+// plainChunk packs without compressing: a pooled decoder belongs to the bubble
+// it was first used in.
+func plainChunk(id chunk.ID, data []byte) chunk.Packed {
+	return chunk.Packed{ID: id, Size: len(data), Bytes: data}
 }
 
 func (p *fakePeer) count() int {
@@ -93,7 +99,7 @@ func stall(ctx context.Context, _ chunk.ID, _ Class) (chunk.Packed, error) {
 }
 
 func lie(_ context.Context, id chunk.ID, _ Class) (chunk.Packed, error) {
-	return chunk.PackAs(id, []byte("something else")), nil
+	return plainChunk(id, []byte("something else")), nil
 }
 
 func (n *network) FindProviders(ctx context.Context, id chunk.ID, max int) <-chan peer.AddrInfo {
@@ -288,7 +294,7 @@ func TestSlowPeerIsWaitedFor(t *testing.T) {
 		n.mu.Unlock()
 		select {
 		case <-time.After(wait):
-			return chunk.Packed{ID: id, Size: 2, Bytes: contentOf[id]}, nil
+			return plainChunk(id, contentOf[id]), nil
 		case <-ctx.Done():
 			return chunk.Packed{}, ctx.Err()
 		}
@@ -366,7 +372,7 @@ func TestBusyPeerIsAskedAgain(t *testing.T) {
 		if left--; left >= 0 {
 			return chunk.Packed{}, exchange.ErrBusy
 		}
-		return chunk.PackAs(id, []byte("x")), nil
+		return plainChunk(id, []byte("x")), nil
 	}
 	inBubble(t, n, func(t *testing.T, s *Swarm) { mustGet(t, s, "x") })
 }
@@ -422,7 +428,7 @@ func TestReaderTakesOverWhatIsPrefetched(t *testing.T) {
 		if class > Readahead {
 			return stall(ctx, id, class)
 		}
-		return chunk.PackAs(id, []byte("x")), nil
+		return plainChunk(id, []byte("x")), nil
 	}
 	inBubble(t, n, func(t *testing.T, s *Swarm) {
 		bulk := make(chan error, 1)
@@ -536,8 +542,8 @@ func TestFailingPeersAreLeftAloneForLonger(t *testing.T) {
 	now := time.Now()
 	var waits []time.Duration
 	for range 8 {
-		b.begin("p", now)
-		b.failed("p", "broken", now)
+		b.begin("p", Waiting, now)
+		b.failed("p", Waiting, "broken", now)
 		until := b.peers["p"].until
 		waits = append(waits, until.Sub(now))
 		now = until
@@ -545,10 +551,10 @@ func TestFailingPeersAreLeftAloneForLonger(t *testing.T) {
 	if fmt.Sprint(waits) != "[1s 2s 4s 8s 16s 32s 1m0s 1m0s]" {
 		t.Errorf("quarantines %v", waits)
 	}
-	b.begin("p", now)
-	b.delivered("p", 10, time.Millisecond, now)
-	b.begin("p", now)
-	b.failed("p", "broken", now)
+	b.begin("p", Waiting, now)
+	b.delivered("p", Waiting, 10, time.Millisecond, now)
+	b.begin("p", Waiting, now)
+	b.failed("p", Waiting, "broken", now)
 	if got := b.peers["p"].until.Sub(now); got != failFirst {
 		t.Errorf("after a success: %s", got)
 	}
