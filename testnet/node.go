@@ -71,7 +71,7 @@ func (n *Node) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		client, err := api.Dial(ctx, n.Socket())
+		client, err := api.Dial(n.Socket())
 		if err == nil {
 			n.Client = client
 			if n.id, err = client.ID(ctx); err == nil && len(n.id.Addrs) > 0 {
