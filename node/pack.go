@@ -152,9 +152,17 @@ func within(dir, path string) bool {
 	if err != nil {
 		return false
 	}
-	path, err = filepath.EvalSymlinks(path)
-	if err != nil {
-		return false
+	path = filepath.Clean(path)
+	for { // what is not there yet will be where its parent is
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			path = real
+			break
+		}
+		if path == "/" {
+			return false
+		}
+		path = filepath.Dir(path)
 	}
 	for {
 		if st, err := os.Stat(path); err == nil && os.SameFile(top, st) {
