@@ -112,11 +112,11 @@ func metadataSizes(im *flist.Image) []int {
 }
 
 func (f *fetch) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchParallel)
-	for at := 0; at < len(f.ids) && ctx.Err() == nil; at += fetchBatch {
+	for at := 0; at < len(f.ids) && gctx.Err() == nil; at += fetchBatch {
 		end := min(at+fetchBatch, len(f.ids))
-		held, err := f.n.store.HasMany(ctx, f.ids[at:end])
+		held, err := f.n.store.HasMany(gctx, f.ids[at:end])
 		if err != nil {
 			return errors.Join(err, g.Wait())
 		}
@@ -125,11 +125,14 @@ func (f *fetch) run(ctx context.Context) error {
 				f.count(f.sizes[i], false)
 				continue
 			}
-			g.Go(func() error { return f.bring(ctx, i) })
+			g.Go(func() error { return f.bring(gctx, i) })
 		}
 	}
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	f.tell(true)
 	return f.lack()

@@ -109,6 +109,9 @@ func (s *countingSink) Put(ctx context.Context, p chunk.Packed) error {
 // Import implements api.Maker.
 func (n *Node) Import(ctx context.Context, r io.Reader) (string, error) {
 	root, err := flist.ReadFile(ctx, r, n.store)
+	if errors.Is(err, io.ErrUnexpectedEOF) && ctx.Err() == nil {
+		return "", api.WithCode(api.Corrupt, err) // cut short
+	}
 	if err != nil {
 		return "", err
 	}
@@ -152,9 +155,17 @@ func within(dir, path string) bool {
 	if err != nil {
 		return false
 	}
-	path, err = filepath.EvalSymlinks(path)
-	if err != nil {
-		return false
+	path = filepath.Clean(path)
+	for { // what is not there yet will be where its parent is
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			path = real
+			break
+		}
+		if path == "/" {
+			return false
+		}
+		path = filepath.Dir(path)
 	}
 	for {
 		if st, err := os.Stat(path); err == nil && os.SameFile(top, st) {

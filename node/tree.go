@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"io/fs"
 
 	"golang.org/x/sync/errgroup"
 
@@ -148,7 +147,7 @@ func (n *Node) Cat(ctx context.Context, name, path string, w io.Writer) error {
 		return err
 	}
 	if a := im.Attr(ino); !a.IsRegular() {
-		return fmt.Errorf("%w: %q is a %s, not a file", fs.ErrInvalid, path, typeName(a.Mode))
+		return fmt.Errorf("%w: %q is a %s, not a file", api.ErrInvalid, path, typeName(a.Mode))
 	}
 	if err := copyFile(ctx, im, ino, n.working(im.CID()), w); err != nil {
 		return fmt.Errorf("read %q of flist %s: %w", path, im.CID(), err)

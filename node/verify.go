@@ -154,7 +154,7 @@ func (v *verification) digests(ctx context.Context, im *flist.Image) error {
 	if err != nil {
 		return fmt.Errorf("digests of flist %s: %w", im.CID(), err)
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range im.NumInodes() {
 		ino := flist.Inode(i)
@@ -162,12 +162,15 @@ func (v *verification) digests(ctx context.Context, im *flist.Image) error {
 		if !ok {
 			continue
 		}
-		if ctx.Err() != nil {
+		if gctx.Err() != nil {
 			break
 		}
-		g.Go(func() error { return v.file(ctx, im, ino, sum) })
+		g.Go(func() error { return v.file(gctx, im, ino, sum) })
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 func (v *verification) file(ctx context.Context, im *flist.Image, ino flist.Inode, want [32]byte) error {

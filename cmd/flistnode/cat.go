@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -27,10 +26,7 @@ followed. There is no --json: the output is the file.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, flist string) error {
-				if err := c.Cat(ctx, flist, args[1], a.stdout); err != nil {
-					return fmt.Errorf("read %s in %s: %w", quote(args[1]), flist, err)
-				}
-				return nil
+				return c.Cat(ctx, flist, args[1], a.stdout)
 			})
 		},
 	}

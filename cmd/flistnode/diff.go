@@ -57,7 +57,7 @@ func (a *app) diff(ctx context.Context, c *api.Client, from, to string) error {
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("compare %s and %s: %w", from, to, err)
+		return err
 	}
 	if differs {
 		return errDifferent

@@ -116,7 +116,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case api.NotFound, api.NoEntry, api.Timeout:
 		return exitNotFound
-	case api.Corrupt, api.Version:
+	case api.Corrupt, api.Version, api.NotFlist:
 		return exitCorrupt
 	case api.InUse, api.Busy:
 		return exitBusy
@@ -133,6 +133,7 @@ var hints = map[api.Code]string{
 	api.NoDaemon:   "Start one with \"flistnode daemon\", or name its socket with --api.",
 	api.NoSpace:    "Nothing is lost: make room, and run the command again.",
 	api.Unreadable: "Run with the rights to read them, leave them out by --exclude, or use --ignore-unreadable.",
+	api.NotFlist:   "An flist's CID begins with bafy, and \"flistnode pack -o FILE.flist\" writes the file.",
 	api.Version:    "Use a flistnode at least as new as the one that made it.",
 }
 

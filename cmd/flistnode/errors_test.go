@@ -37,6 +37,7 @@ func TestExitCodesAreAsDocumented(t *testing.T) {
 		{&chunk.CorruptError{}, exitCorrupt},
 		{wire(api.Corrupt), exitCorrupt},
 		{wire(api.Version), exitCorrupt},
+		{wire(api.NotFlist), exitCorrupt},
 		{wire(api.InUse), exitBusy},
 		{wire(api.Busy), exitBusy},
 		{errDifferent, exitDifference},

@@ -46,7 +46,7 @@ func (a *app) fetch(ctx context.Context, c *api.Client, req api.FetchRequest) er
 	})
 	m.done()
 	if err != nil {
-		return fmt.Errorf("fetch %s: %w", req.FList, err)
+		return err
 	}
 	if a.json {
 		return a.printJSON(res)

@@ -35,10 +35,7 @@ and other nodes keep what they have.`,
 		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withFList(cmd.Context(), args[0], func(ctx context.Context, c *api.Client, flist string) error {
-				if err := c.Remove(ctx, flist); err != nil {
-					return fmt.Errorf("forget %s: %w", flist, err)
-				}
-				return nil
+				return c.Remove(ctx, flist)
 			})
 		},
 	})

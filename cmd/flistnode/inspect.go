@@ -32,7 +32,7 @@ With --json: one document.`,
 func (a *app) inspect(ctx context.Context, c *api.Client, flist string) error {
 	in, err := c.Inspect(ctx, flist)
 	if err != nil {
-		return fmt.Errorf("inspect %s: %w", flist, err)
+		return err
 	}
 	if a.json {
 		return a.printJSON(in)

@@ -80,11 +80,7 @@ func (a *app) ls(ctx context.Context, c *api.Client, flist, path string, l lsFla
 		return err
 	}
 	opts := api.ListOptions{Recursive: l.recursive, Digests: l.digest, Self: l.self}
-	err := lines(a, human, func(print func(api.Entry) error) error {
+	return lines(a, human, func(print func(api.Entry) error) error {
 		return c.List(ctx, flist, path, opts, print)
 	})
-	if err != nil {
-		return fmt.Errorf("list %s in %s: %w", quote(path), flist, err)
-	}
-	return nil
 }

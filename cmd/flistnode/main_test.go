@@ -41,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"eventually": cmdEventually,
 			"damage":     cmdDamage,
 			"truncate":   cmdTruncate,
+			"newer":      cmdNewer,
 		},
 	})
 }

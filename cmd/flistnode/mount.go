@@ -96,7 +96,7 @@ func (a *app) mountBy(ctx context.Context, c *api.Client, arg string, req api.Mo
 	req.FList = flist
 	info, err := c.Mount(ctx, req)
 	if err != nil {
-		return fmt.Errorf("mount %s on %s: %w", flist, quote(req.Dir), err)
+		return err
 	}
 	if a.json {
 		return a.printJSON(info)

@@ -119,7 +119,7 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) error {
 	})
 	m.done()
 	if err != nil {
-		return fmt.Errorf("pack %s: %w", quote(p.Dir), err)
+		return err
 	}
 	a.problems("left out", res.Unreadable)
 	if p.out != "" {

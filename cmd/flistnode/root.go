@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/spf13/cobra"
 )
 
@@ -139,13 +140,27 @@ func (a *app) start(cmd *cobra.Command) error {
 		level = min(level, slog.LevelInfo)
 	}
 	opts := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(a.stderr, opts)
 	if a.settings.logFormat == "json" {
-		a.log = slog.New(slog.NewJSONHandler(a.stderr, opts))
-	} else {
-		a.log = slog.New(slog.NewTextHandler(a.stderr, opts))
+		handler = slog.NewJSONHandler(a.stderr, opts)
 	}
+	a.log = slog.New(handler)
+	quietLibp2p(handler, a.verbose >= 2)
 	a.started = true
 	return nil
+}
+
+// quietLibp2p gives libp2p's own log to handler if it is wanted, else to
+// nobody: what matters in it comes back as errors. GOLOG_LOG_LEVEL, which
+// people who search for faults in libp2p know, keeps its meaning.
+func quietLibp2p(handler slog.Handler, wanted bool) {
+	if os.Getenv("GOLOG_LOG_LEVEL") != "" {
+		return
+	}
+	if !wanted {
+		handler = slog.DiscardHandler
+	}
+	gologshim.SetDefaultHandler(handler)
 }
 
 func needsSettings(cmd *cobra.Command) bool {

@@ -33,7 +33,7 @@ With --json: one document, as a line of "flistnode ls --json", with "xattrs" and
 func (a *app) stat(ctx context.Context, c *api.Client, flist, path string) error {
 	e, err := c.Stat(ctx, flist, path)
 	if err != nil {
-		return fmt.Errorf("stat %s in %s: %w", quote(path), flist, err)
+		return err
 	}
 	if a.json {
 		return a.printJSON(e)

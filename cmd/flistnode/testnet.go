@@ -18,6 +18,8 @@ func newTestnet(a *app) *cobra.Command {
 		Short: "Run a network of real nodes on this machine",
 		Long: `Run several nodes on this machine, each a process of its own with a data
 directory, a control socket and a free port on loopback.`,
+		Example: `  flistnode testnet demo
+  flistnode testnet up --nodes 5`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])

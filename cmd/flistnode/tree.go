@@ -63,11 +63,7 @@ func (a *app) tree(ctx context.Context, c *api.Client, flist, path string, diges
 		return err
 	}
 	opts := api.ListOptions{Recursive: true, Digests: digest}
-	err := lines(a, human, func(print func(api.Entry) error) error {
+	return lines(a, human, func(print func(api.Entry) error) error {
 		return c.List(ctx, flist, path, opts, print)
 	})
-	if err != nil {
-		return fmt.Errorf("show the tree %s of %s: %w", quote(path), flist, err)
-	}
-	return nil
 }

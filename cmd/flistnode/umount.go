@@ -31,10 +31,7 @@ removes it.`,
 				return fmt.Errorf("make path %s absolute: %w", quote(args[0]), err)
 			}
 			return a.withDaemon(cmd.Context(), func(ctx context.Context, c *api.Client) error {
-				if err := c.Unmount(ctx, dir, force); err != nil {
-					return fmt.Errorf("unmount %s: %w", quote(dir), err)
-				}
-				return nil
+				return c.Unmount(ctx, dir, force)
 			})
 		},
 	}

@@ -54,7 +54,7 @@ func (a *app) unpack(ctx context.Context, c *api.Client, req api.UnpackRequest) 
 	})
 	m.done()
 	if err != nil {
-		return fmt.Errorf("unpack %s into %s: %w", req.FList, quote(req.Dir), err)
+		return err
 	}
 	a.problems("not restored", res.NotRestored)
 	if a.json {

@@ -55,7 +55,7 @@ func (a *app) verify(ctx context.Context, c *api.Client, req api.VerifyRequest) 
 	})
 	m.done()
 	if err != nil {
-		return fmt.Errorf("verify: %w", err)
+		return err
 	}
 	if a.json {
 		err = a.printJSON(res)
