@@ -43,20 +43,26 @@ const worthwhile = 15
 func Pack(data []byte) Packed { return PackAs(Sum(data), data) }
 
 // PackAs is Pack for data whose ID is already known to be id.
-func PackAs(id ID, data []byte) Packed { return pack(id, data, &encoders) }
+func PackAs(id ID, data []byte) Packed { return pack(id, data, nil, &encoders) }
+
+// PackInto is PackAs that compresses into buf's capacity where it suffices.
+func PackInto(id ID, data, buf []byte) Packed { return pack(id, data, buf, &encoders) }
 
 // PackTight is Pack with stronger compression, about ten times slower: for
 // metadata, which every node fetches whole.
-func PackTight(data []byte) Packed { return pack(Sum(data), data, &tightEncoders) }
+func PackTight(data []byte) Packed { return pack(Sum(data), data, nil, &tightEncoders) }
 
-func pack(id ID, data []byte, encoders *sync.Pool) Packed {
+func pack(id ID, data, buf []byte, encoders *sync.Pool) Packed {
 	p := Packed{ID: id, Codec: Plain, Size: len(data), Bytes: data}
 	if len(data) < 64 {
 		return p
 	}
 	enc := encoders.Get().(*zstd.Encoder)
 	defer encoders.Put(enc)
-	out := enc.EncodeAll(data, make([]byte, 0, len(data)))
+	if cap(buf) < len(data) {
+		buf = make([]byte, 0, len(data))
+	}
+	out := enc.EncodeAll(data, buf[:0])
 	if len(out) < len(data)/16*worthwhile {
 		p.Codec, p.Bytes = Zstd, out
 	}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flistnode/flistnode/node"
+	"github.com/flistnode/flistnode/node/api"
+)
+
+// withNode calls do with a client of the daemon, if one answers on the control
+// socket, else of a node of this process that lives as long as do runs.
+func (a *app) withNode(ctx context.Context, do func(context.Context, *api.Client) error) error {
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return a.ownNode(ctx, func(ctx context.Context, _ *node.Node, c *api.Client) error { return do(ctx, c) })
+	}
+	return errors.Join(do(ctx, c), c.Close())
+}
+
+// withDaemon is withNode for commands that mean nothing without a daemon.
+func (a *app) withDaemon(ctx context.Context, do func(context.Context, *api.Client) error) error {
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return fmt.Errorf("%w: nobody listens on %s", api.ErrNoDaemon, quote(a.settings.node.API))
+	}
+	return errors.Join(do(ctx, c), c.Close())
+}
+
+// dial returns a client of the daemon, or nil if there is none.
+func (a *app) dial() (*api.Client, error) {
+	socket := a.settings.node.API
+	c, err := api.Dial(socket)
+	if errors.Is(err, api.ErrNoDaemon) {
+		a.log.Debug("no daemon, using a node of this process", "socket", socket)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if given := a.settings.givenToNode(); len(given) > 0 {
+		fmt.Fprintf(a.stderr, "flistnode: the daemon on %s has settings of its own: --%s has no effect\n",
+			quote(socket), strings.Join(given, ", --"))
+	}
+	return c, nil
+}
+
+// ownNode runs a node in this process while do runs, and gives do a client of
+// it. It listens on free ports unless told where, since it is not the daemon
+// of this machine.
+func (a *app) ownNode(ctx context.Context, do func(context.Context, *node.Node, *api.Client) error) error {
+	cfg := a.settings.node
+	if a.settings.origin["listen"] == originDefault {
+		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"}
+	}
+	return a.runNode(ctx, cfg, func(ctx context.Context, n *node.Node) error {
+		c := api.InProcess(api.Handler(n))
+		return errors.Join(do(ctx, n, c), c.Close())
+	})
+}
+
+// runNode opens a node and runs it while do runs. When the node fails, do's
+// context ends; when do returns, the node is stopped and closed.
+func (a *app) runNode(ctx context.Context, cfg node.Config, do func(context.Context, *node.Node) error) error {
+	n, err := node.New(ctx, cfg, a.log)
+	if err != nil {
+		return err
+	}
+	// The node outlives do, also when ctx ends, so that what do began can be
+	// ended in order.
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.Run(runCtx) })
+	g.Go(func() error {
+		defer stop()
+		return do(ctx, n)
+	})
+	return errors.Join(g.Wait(), n.Close())
+}

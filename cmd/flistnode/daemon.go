@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flistnode/flistnode/node"
+	"github.com/flistnode/flistnode/node/api"
+)
+
+func newDaemon(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "daemon",
+		Short: "Run a node: hold, announce, fetch, serve and mount flists",
+		Long: `Run a node until it is told to stop: hold the store, find peers, announce what is
+held, serve it, fetch what is missed, and keep mounts. The other commands of
+this machine go through its control socket, which only the same user and root
+may use.
+
+It listens on --listen, begins with --peer and the peers it knew when it last
+ran, and finds others on the LAN. On SIGTERM or ctrl-C it unmounts what it
+mounted and ends with exit code 0. Under systemd (Type=notify) it tells when it
+is ready.`,
+		Example: `  flistnode daemon
+  flistnode daemon --data /srv/flistnode --listen /ip4/0.0.0.0/tcp/4010 --site attic
+  flistnode daemon --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW... --swarm-key swarm.key`,
+		Args: wantArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context()) },
+	}
+}
+
+func (a *app) daemon(ctx context.Context) error {
+	err := a.runNode(ctx, a.settings.node, func(ctx context.Context, n *node.Node) error {
+		l, err := api.Listen(a.settings.node.API)
+		if err != nil {
+			return err
+		}
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return api.Serve(ctx, l, api.Handler(n), a.log) })
+		g.Go(func() error { return a.announceReady(ctx, n) })
+		return g.Wait()
+	})
+	if interrupted(ctx) && wasCanceled(err) {
+		a.log.Info("daemon stopped", "why", context.Cause(ctx))
+		return nil
+	}
+	return err
+}
+
+// announceReady tells the log and systemd that the daemon answers.
+func (a *app) announceReady(ctx context.Context, n *node.Node) error {
+	id, err := n.ID(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the node who it is: %w", err)
+	}
+	a.log.Info("daemon is ready", "peer", id.PeerID, "addrs", id.Addrs, "socket", a.settings.node.API, "data", a.settings.node.Data)
+	if err := notifySystemd("READY=1"); err != nil {
+		a.log.Warn("systemd could not be told", "err", err)
+	}
+	return nil
+}
+
+// notifySystemd sends state to the service manager, if there is one, as
+// sd_notify(3) says.
+func notifySystemd(state string) error {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("connect to NOTIFY_SOCKET: %w", err)
+	}
+	if _, err := conn.Write([]byte(state)); err != nil {
+		_ = conn.Close()
+		return fmt.Errorf("write to NOTIFY_SOCKET: %w", err)
+	}
+	return conn.Close()
+}

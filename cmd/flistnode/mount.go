@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flistnode/flistnode/node"
+	"github.com/flistnode/flistnode/node/api"
+)
+
+func newMount(a *app) *cobra.Command {
+	var req api.MountRequest
+	var ownerOnly bool
+	cmd := &cobra.Command{
+		Use:   "mount FLIST DIR",
+		Short: "Mount an flist on a directory, read-only",
+		Long: `Mount FLIST on the directory DIR, which must exist and be empty. The tree is there
+at once; content is fetched when it is read, and verified before it is seen. A
+chunk that nobody sends within --read-timeout makes the read fail (EIO).
+
+With a daemon, mount returns when the mount is there, and the daemon keeps it.
+Without one, this process serves the mount, and other commands through the
+control socket, until ctrl-C or "flistnode umount DIR".
+
+With --json: one document with "dir", "flist" and "since".`,
+		Example: `  flistnode mount CID /mnt/image
+  flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...`,
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: a.completeFList(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.AllowOther = os.Geteuid() == 0 && !ownerOnly
+			return a.mount(cmd.Context(), args[0], args[1], req)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&req.NonEmpty, "nonempty", false, "mount even if DIR is not empty; what is in it is hidden")
+	f.StringVar(&req.Name, "name", "", "`NAME` to list the flist by")
+	f.BoolVar(&ownerOnly, "owner-only", false, "let only the user of the node look into the mount, as it is without root")
+	return cmd
+}
+
+func (a *app) mount(ctx context.Context, flist, dir string, req api.MountRequest) (err error) {
+	if req.Dir, err = mountPoint(dir); err != nil {
+		return err
+	}
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if c != nil {
+		return errors.Join(a.mountBy(ctx, c, flist, req), c.Close())
+	}
+	err = a.ownNode(ctx, func(ctx context.Context, n *node.Node, c *api.Client) error {
+		if err := a.mountBy(ctx, c, flist, req); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stderr, "flistnode: serving %s until ctrl-C or \"flistnode umount\"\n", quote(req.Dir))
+		return a.serveMount(ctx, n, c, req.Dir)
+	})
+	if interrupted(ctx) && wasCanceled(err) {
+		return nil
+	}
+	return err
+}
+
+// mountPoint returns dir as the node needs it. What can be said about it here
+// is said here, before a node is started or anything is fetched.
+func mountPoint(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("make path %s absolute: %w", quote(dir), err)
+	}
+	st, err := os.Stat(abs)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", withHint(fmt.Errorf("mount point %s: %w", quote(abs), os.ErrNotExist), fmt.Sprintf("Make it with \"mkdir %s\".", quote(dir)))
+	case err == nil && !st.IsDir():
+		return "", usagef("mount point %s is not a directory", quote(abs))
+	}
+	// Other errors (a stale mount, say) are for the node, which can tell more.
+	return abs, nil
+}
+
+func (a *app) mountBy(ctx context.Context, c *api.Client, arg string, req api.MountRequest) error {
+	flist, err := flistCID(ctx, c, arg)
+	if err != nil {
+		return err
+	}
+	req.FList = flist
+	info, err := c.Mount(ctx, req)
+	if err != nil {
+		return fmt.Errorf("mount %s on %s: %w", flist, quote(req.Dir), err)
+	}
+	if a.json {
+		return a.printJSON(info)
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s on %s\n", info.FList, quote(info.Dir))
+	return err
+}
+
+// mountPoll is how often a foreground mount looks whether it was unmounted.
+const mountPoll = 500 * time.Millisecond
+
+// serveMount serves the control socket until the mount at dir ends.
+func (a *app) serveMount(ctx context.Context, n *node.Node, c *api.Client, dir string) error {
+	ctx, stop := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	l, err := api.Listen(a.settings.node.API)
+	if err != nil {
+		a.log.Warn("other commands cannot reach this process", "err", err)
+	} else {
+		g.Go(func() error { return api.Serve(ctx, l, api.Handler(n), a.log) })
+	}
+	g.Go(func() error {
+		defer stop()
+		return waitUnmounted(ctx, c, dir)
+	})
+	return g.Wait()
+}
+
+// waitUnmounted returns when the node has no mount at dir any more.
+func waitUnmounted(ctx context.Context, c *api.Client, dir string) error {
+	tick := time.NewTicker(mountPoll)
+	defer tick.Stop()
+	for {
+		mounts, err := c.Mounts(ctx)
+		if err != nil {
+			return err
+		}
+		here := false
+		for _, m := range mounts {
+			here = here || m.Dir == dir
+		}
+		if !here {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}

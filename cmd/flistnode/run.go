@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// run runs one command line and returns its exit code. It is main without the
+// process around it.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := withSignals(context.Background(), stderr)
+	defer stop()
+
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !a.started {
+		// Cobra has refused the command line, or the settings are wrong.
+		err = usageError(err, cmd)
+	}
+	return report(ctx, stderr, err)
+}
+
+// withSignals returns a context that the first SIGINT or SIGTERM cancels. The
+// second ends the process at once. The returned function stops the watching.
+func withSignals(parent context.Context, stderr io.Writer) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				if n > 0 {
+					fmt.Fprintln(stderr, "flistnode: stopped at once")
+					os.Exit(exitInterrupted)
+				}
+				cancel(&interruptError{signal: s})
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+// interruptError says which signal ended a command.
+type interruptError struct{ signal os.Signal }
+
+func (e *interruptError) Error() string {
+	if e.signal == syscall.SIGINT {
+		return "interrupted by ctrl-C"
+	}
+	return "interrupted by SIGTERM"
+}
+
+// interrupted reports whether a signal has asked the command to stop.
+func interrupted(ctx context.Context) bool {
+	var i *interruptError
+	return errors.As(context.Cause(ctx), &i)
+}
+
+// wasCanceled reports whether err says no more than that the command was asked
+// to stop.
+func wasCanceled(err error) bool {
+	var i *interruptError
+	return err == nil || errors.Is(err, context.Canceled) || errors.As(err, &i)
+}

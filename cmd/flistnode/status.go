@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flistnode/flistnode/node/api"
+)
+
+func newStatus(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show how the node is",
+		Long: `Show the node's identity, store, cache, traffic with peers, announcements, flists
+and mounts. Without a daemon it is the state of the store as a node of this
+process finds it.
+
+With --json: one document.`,
+		Example: `  flistnode status
+  flistnode status --json | jq .net`,
+		Args: wantArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withNode(cmd.Context(), a.status)
+		},
+	}
+}
+
+func (a *app) status(ctx context.Context, c *api.Client) error {
+	s, err := c.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the status: %w", err)
+	}
+	if a.json {
+		return a.printJSON(s)
+	}
+	t := a.table()
+	t.row("node", s.PeerID)
+	t.row("version", s.Version)
+	if s.Site != "" {
+		t.row("site", quote(s.Site))
+	}
+	t.row("running since", when(s.Started))
+	t.row("data", quote(s.Data))
+	for i, addr := range s.Addrs {
+		label := "listens on"
+		if i > 0 {
+			label = ""
+		}
+		t.row(label, addr)
+	}
+	t.row("peers", count(s.Peers))
+	t.row("store", fmt.Sprintf("%s chunks, %s; %s on disk, %s free", count(s.Store.Chunks), size(s.Store.Bytes),
+		size(s.Store.DiskBytes), size(s.Store.FreeBytes)))
+	t.row("cache", fmt.Sprintf("%s of %s, %s hits, %s misses", size(s.Cache.Bytes), size(s.Cache.MaxBytes),
+		count(s.Cache.Hits), count(s.Cache.Misses)))
+	t.row("from peers", fmt.Sprintf("%s chunks, %s, %s failures", count(s.Net.ChunksFetched), size(s.Net.BytesReceived), count(s.Net.Failures)))
+	t.row("to peers", fmt.Sprintf("%s chunks, %s", count(s.Net.ChunksServed), size(s.Net.BytesSent)))
+	t.row("announced", fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Announce.Roots), count(s.Announce.Chunks), count(s.Announce.Pending)))
+	t.row("flists", count(len(s.FLists)))
+	t.row("mounts", count(len(s.Mounts)))
+	return t.flush()
+}
+
+func newPeers(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "peers",
+		Short: "List the peers the daemon is connected to",
+		Long: `List the peers the daemon is connected to, with round trip time, what was received
+from each and sent to it, and the address in use.
+
+With --json: one document, an array.`,
+		Example: `  flistnode peers`,
+		Args:    wantArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withDaemon(cmd.Context(), a.peers)
+		},
+	}
+}
+
+func (a *app) peers(ctx context.Context, c *api.Client) error {
+	peers, err := c.Peers(ctx)
+	if err != nil {
+		return fmt.Errorf("list peers: %w", err)
+	}
+	if a.json {
+		return a.printJSON(orEmpty(peers))
+	}
+	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS")
+	for _, p := range peers {
+		rtt := "-"
+		if p.Latency > 0 {
+			rtt = p.Latency.Round(10 * time.Microsecond).String()
+		}
+		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")))
+	}
+	return t.flush()
+}
+
+func newID(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "id",
+		Short: "Print who this node is and where it listens",
+		Long: `Print the node's peer ID on the first line and its addresses on the following ones;
+each address ends in the peer ID and can be given to another node as --peer.
+Without a daemon there are no lasting addresses, and only the ID is printed.
+
+With --json: one document with "peer_id", "addrs", "version" and "site".`,
+		Example: `  flistnode id
+  flistnode daemon --peer "$(ssh other flistnode id | tail -1)"`,
+		Args: wantArgs(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.id(cmd.Context()) },
+	}
+}
+
+func (a *app) id(ctx context.Context) error {
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return a.withNode(ctx, func(ctx context.Context, c *api.Client) error { return a.printID(ctx, c, false) })
+	}
+	return errors.Join(a.printID(ctx, c, true), c.Close())
+}
+
+func (a *app) printID(ctx context.Context, c *api.Client, daemon bool) error {
+	id, err := c.ID(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the node who it is: %w", err)
+	}
+	if !daemon {
+		id.Addrs = nil
+	}
+	if a.json {
+		id.Addrs = orEmpty(id.Addrs)
+		return a.printJSON(id)
+	}
+	_, err = fmt.Fprintln(a.stdout, strings.Join(append([]string{id.PeerID}, id.Addrs...), "\n"))
+	return err
+}

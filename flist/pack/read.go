@@ -1,0 +1,265 @@
+package pack
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flistnode/flistnode/flist"
+)
+
+// maxTries is how often a file is read when it changes meanwhile.
+const maxTries = 3
+
+// item is what a reader found out about an entry.
+type item struct {
+	err   error // it cannot be read; nothing else is set
+	node  flist.Node
+	id    fileID // of what has several names, else zero
+	known bool   // the sequencer has it already; content was not read
+	small []byte // content of a small file, in the batch's arena
+	large *cutFile
+}
+
+// reader reads entries. Its run may be started several times.
+type reader struct {
+	putter  *putter
+	links   *links
+	noatime *atomic.Bool
+}
+
+func newFlag(v bool) *atomic.Bool { b := new(atomic.Bool); b.Store(v); return b }
+
+// hand is the state of one goroutine of a reader.
+type hand struct {
+	*reader
+	cutter *cutter
+	xattrs xattrReader
+	stx    unix.Statx_t
+	link   []byte
+}
+
+// run reads batches until there are no more.
+func (r *reader) run(ctx context.Context, jobs <-chan *batch) error {
+	c, err := newCutter(r.putter)
+	if err != nil {
+		return err
+	}
+	h := &hand{reader: r, cutter: c, link: make([]byte, flist.MaxTarget+1)}
+	for {
+		select {
+		case b, ok := <-jobs:
+			if !ok {
+				return nil
+			}
+			err := h.batch(ctx, b)
+			b.release()
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// batch fills in the items of b.
+func (h *hand) batch(ctx context.Context, b *batch) error {
+	if b.err != nil || len(b.entries) == 0 {
+		if b.err == nil {
+			close(b.done)
+		}
+		return nil
+	}
+	b.items = make([]item, len(b.entries))
+	b.arena = getArena()
+	for i, e := range b.entries {
+		var err error
+		for range maxTries {
+			b.items[i] = item{}
+			if err = h.entry(ctx, b, e, &b.items[i]); !errors.Is(err, ErrChanging) {
+				break
+			}
+		}
+		if cause, fatal := isFatal(err); fatal {
+			return cause
+		}
+		if err != nil {
+			b.items[i] = item{err: err}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	close(b.done)
+	return nil
+}
+
+// entry reads one entry of b.
+func (h *hand) entry(ctx context.Context, b *batch, e entry, it *item) error {
+	if e.typ == unix.DT_REG {
+		return h.file(ctx, b, e.name, it)
+	}
+	if err := h.statx(b.dir.fd, e.name); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if uint8(h.stx.Mode&unix.S_IFMT>>12) != e.typ {
+		return errors.New("the entry was replaced by one of another type while the tree was read")
+	}
+	it.node.Attr = attrOf(&h.stx)
+	if e.typ == unix.DT_LNK {
+		n, err := unix.Readlinkat(b.dir.fd, e.name, h.link)
+		if err != nil {
+			return fmt.Errorf("read link: %w", err)
+		}
+		it.node.Target = append([]byte(nil), h.link[:n]...)
+	}
+	if e.typ != unix.DT_DIR {
+		h.identify(it)
+	}
+	var err error
+	it.node.Xattrs, err = h.xattrs.read(target{path: "/proc/self/fd/" + strconv.Itoa(b.dir.fd) + "/" + e.name})
+	return err
+}
+
+// root reads the attributes of the directory fd is open on.
+func (r *reader) root(fd int) (flist.Node, error) {
+	h := hand{reader: r}
+	if err := h.statx(fd, ""); err != nil {
+		return flist.Node{}, fmt.Errorf("stat: %w", err)
+	}
+	xattrs, err := h.xattrs.read(target{fd: fd})
+	return flist.Node{Attr: attrOf(&h.stx), Xattrs: xattrs}, err
+}
+
+// identify notes which inode it is if it has several names, and whether the
+// sequencer has met it under another.
+func (h *hand) identify(it *item) {
+	if h.stx.Nlink > 1 {
+		it.id = fileID{unix.Mkdev(h.stx.Dev_major, h.stx.Dev_minor), h.stx.Ino}
+		_, it.known = h.links.get(it.id)
+	}
+}
+
+// file reads a regular file.
+func (h *hand) file(ctx context.Context, b *batch, name string, it *item) error {
+	fd, err := h.open(b.dir.fd, name)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := h.statx(fd, ""); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if h.stx.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errors.New("the file was replaced by something else while the tree was read")
+	}
+	before := versionOf(&h.stx)
+	it.node.Attr = attrOf(&h.stx)
+	if h.identify(it); it.known {
+		return nil
+	}
+	if it.node.Xattrs, err = h.xattrs.read(target{fd: fd}); err != nil {
+		return err
+	}
+	if err := h.content(ctx, fd, before.size, b, it); err != nil {
+		return err
+	}
+	if err := h.statx(fd, ""); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if versionOf(&h.stx) != before {
+		return ErrChanging
+	}
+	return nil
+}
+
+// open opens a file so that neither a symlink is followed nor a FIFO waited
+// for, if one has come into its place.
+func (h *hand) open(dirfd int, name string) (int, error) {
+	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
+	if h.noatime.Load() {
+		fd, err := openRetry(dirfd, name, flags|unix.O_NOATIME)
+		if err != unix.EPERM {
+			return fd, err
+		}
+		h.noatime.Store(false) // only owners may
+	}
+	return openRetry(dirfd, name, flags)
+}
+
+// content reads a file's bytes up to its end, whatever size it claims.
+func (h *hand) content(ctx context.Context, fd int, size uint64, b *batch, it *item) error {
+	if size < SmallFile && !hasHole(fd, size) {
+		data, whole, err := b.arena.read(fd, int(size))
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		if whole {
+			it.small = data
+			it.node.Digest, it.node.HasDigest = sha256.Sum256(data), true
+			return nil
+		}
+		size = 0 // it is longer than it claims to be
+	}
+	f, err := h.cutter.cut(ctx, fd, size)
+	if err != nil {
+		return err
+	}
+	it.large = f
+	it.node.Digest, it.node.HasDigest = h.cutter.sum(f)
+	return nil
+}
+
+// hasHole reports whether a small file has a hole.
+func hasHole(fd int, size uint64) bool {
+	if size == 0 {
+		return false
+	}
+	off, err := unix.Seek(fd, 0, unix.SEEK_HOLE)
+	return err == nil && uint64(off) < size
+}
+
+// statx fills h.stx for name in dirfd, or for dirfd itself if name is "".
+func (h *hand) statx(dirfd int, name string) error {
+	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	for {
+		err := unix.Statx(dirfd, name, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &h.stx)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func attrOf(s *unix.Statx_t) flist.Attr {
+	a := flist.Attr{
+		Mode:     uint32(s.Mode),
+		UID:      s.Uid,
+		GID:      s.Gid,
+		Mtime:    flist.Time{Sec: s.Mtime.Sec, Nsec: s.Mtime.Nsec},
+		HasBtime: s.Mask&unix.STATX_BTIME != 0,
+	}
+	if a.HasBtime {
+		a.Btime = flist.Time{Sec: s.Btime.Sec, Nsec: s.Btime.Nsec}
+	}
+	if a.IsDevice() {
+		a.Rdev = unix.Mkdev(s.Rdev_major, s.Rdev_minor)
+	}
+	return a
+}
+
+// version is what changes when a file is written to.
+type version struct {
+	size         uint64
+	mtime, ctime unix.StatxTimestamp
+}
+
+func versionOf(s *unix.Statx_t) version { return version{s.Size, s.Mtime, s.Ctime} }

@@ -1,0 +1,270 @@
+// Package mount shows an flist as a read-only FUSE file system.
+//
+// It answers the kernel straight from the tables of a flist.Image: a FUSE
+// node is an inode number plus one, so nothing is kept per file, nothing is
+// locked, and look-ups do not allocate. The content never changes, so the
+// kernel may keep all it has seen: names, names that do not exist, attributes,
+// directories, symlinks and pages. Content comes from a chunk.Source; the
+// package neither fetches, stores nor caches chunks, and trusts the Source to
+// have verified them. Bytes that cannot be had are an error (EIO), never
+// zeros.
+//
+// A Mount may be used by many goroutines at once. Access the mounted files
+// from the serving process only where a blocked read cannot block the Source.
+package mount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/flistnode/flistnode/flist"
+	"github.com/flistnode/flistnode/flist/chunk"
+)
+
+// Options say where and how to mount.
+type Options struct {
+	Dir        string // the mount point; an existing directory
+	NonEmpty   bool   // mount even over a directory with entries
+	AllowOther bool   // let users other than the mounting one in
+	SetUID     bool   // honour setuid bits and file capabilities
+	Devices    bool   // let device nodes be opened
+
+	// FSName is what mount(8) shows as the source; "flistnode:" and the CID
+	// by default. It must begin with "flistnode:" for Check to know the mount
+	// again when it has become stale.
+	FSName string
+
+	// ReadTimeout bounds the wait for the chunks of one read; 30 s by
+	// default. After it the read fails with EIO.
+	ReadTimeout time.Duration
+
+	// ReadAhead is how far the kernel reads ahead of a sequential reader, in
+	// bytes; 1 MiB by default. Only root can set it.
+	ReadAhead int
+
+	// DataDir is the node's data directory, in which nothing may be mounted;
+	// empty if there is none.
+	DataDir string
+
+	Log *slog.Logger // slog.Default by default
+}
+
+// Defaults of Options.
+const (
+	DefaultReadTimeout = 30 * time.Second
+	DefaultReadAhead   = 1 << 20
+)
+
+const (
+	fsType   = "flistnode"     // the type is fuse.flistnode
+	fsPrefix = fsType + ":"    // what every FSName begins with
+	maxRead  = 1 << 20         // bytes of one READ
+	inFlight = 128             // readahead requests in flight
+	goodbye  = 5 * time.Second // wait for the last request at the end
+)
+
+func (o Options) withDefaults(im *flist.Image) Options {
+	if o.FSName == "" {
+		o.FSName = fsPrefix + im.CID().String()
+	}
+	if o.ReadTimeout <= 0 {
+		o.ReadTimeout = DefaultReadTimeout
+	}
+	if o.ReadAhead <= 0 {
+		o.ReadAhead = DefaultReadAhead
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+// Mount is one mounted flist.
+type Mount struct {
+	im    *flist.Image
+	src   chunk.Source
+	opts  Options
+	dir   string // absolute, without symlinks
+	log   *slog.Logger
+	stats counters
+
+	started atomic.Bool
+	ready   chan struct{}
+	dev     uint64 // device number of the mount; set before ready is closed
+}
+
+// New checks the options and the mount point, as Check does. Nothing is
+// mounted before Run.
+func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
+	opts = opts.withDefaults(im)
+	if err := Check(opts.Dir, opts); err != nil {
+		return nil, err
+	}
+	dir, err := resolve(opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Mount{
+		im: im, src: src, opts: opts, dir: dir, ready: make(chan struct{}),
+		log: opts.Log.With("mount", dir, "flist", im.CID().String()),
+	}, nil
+}
+
+// Dir returns the mount point, absolute and without symlinks.
+func (m *Mount) Dir() string { return m.dir }
+
+// Ready returns a channel that is closed once the file system is mounted and
+// answers.
+func (m *Mount) Ready() <-chan struct{} { return m.ready }
+
+// Run mounts and serves. It returns nil once the file system has been
+// unmounted and the last process has let go of it, by whomever and however,
+// or an error if it could not be mounted. When ctx ends, Run takes the mount
+// away itself: processes that still use it are named in the log and get
+// ENOTCONN from then on. All goroutines have ended when Run returns. It may
+// be called once.
+func (m *Mount) Run(ctx context.Context) error {
+	if m.started.Swap(true) {
+		return errors.New("mount: Run called twice")
+	}
+	reads, stop := context.WithCancel(ctx)
+	defer stop()
+	server, err := fuse.NewServer(newFileSystem(reads, m), m.dir, m.fuseOptions())
+	if err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		server.Serve()
+	}()
+	if err := m.settle(server); err != nil {
+		m.takeAway(served)
+		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+	}
+	m.log.Info("mounted", "inodes", m.im.NumInodes())
+	close(m.ready)
+	select {
+	case <-served:
+		m.log.Info("unmounted")
+		return nil
+	case <-ctx.Done():
+		return m.takeAway(served)
+	}
+}
+
+func (m *Mount) fuseOptions() *fuse.MountOptions {
+	o := &fuse.MountOptions{
+		FsName: m.opts.FSName, Name: fsType, AllowOther: m.opts.AllowOther,
+		Options:       []string{"ro", "default_permissions"},
+		DirectMount:   true, // as root; fusermount3 is used otherwise
+		MaxWrite:      maxRead,
+		MaxBackground: inFlight,
+		// Nothing changes behind the kernel's back.
+		EnableSymlinkCaching: true, ExplicitDataCacheControl: true,
+		EnableAcl:         true, // the kernel reads, caches and enforces the ACLs
+		ExtraCapabilities: fuse.CAP_NO_OPENDIR_SUPPORT,
+		DisableSplice:     true, // chunks are in memory
+		Logger:            slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
+		PanicHandler: func(v any) fuse.Status {
+			m.log.Error("panic while answering the kernel", "panic", v, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
+		DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY,
+	}
+	if m.opts.SetUID {
+		o.Options = append(o.Options, "suid")
+	}
+	if m.opts.Devices {
+		o.Options = append(o.Options, "dev")
+	}
+	return o
+}
+
+// settle waits for the first answer and does what can be done only then.
+func (m *Mount) settle(server *fuse.Server) error {
+	if err := server.WaitMount(); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(m.dir, &st); err != nil {
+		return err
+	}
+	m.dev = st.Dev
+	bdi := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if err := os.WriteFile(bdi, strconv.AppendInt(nil, int64(m.opts.ReadAhead>>10), 10), 0); err != nil {
+		m.log.Debug("readahead stays at the kernel's default", "err", err)
+	}
+	return nil
+}
+
+// takeAway ends the mount now, used or not.
+func (m *Mount) takeAway(served <-chan struct{}) error {
+	if holders := findHolders(m.dir); len(holders) > 0 {
+		m.log.Warn("mount is taken away while in use", "holders", describe(holders))
+	}
+	// MNT_FORCE ends the connection even where other mount namespaces still
+	// hold the file system, MNT_DETACH frees the mount point.
+	if err := unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil && !errors.Is(err, errNotMounted) {
+		return fmt.Errorf("unmount %s: %w", m.dir, err)
+	}
+	select {
+	case <-served:
+		m.log.Info("unmounted")
+		return nil
+	case <-time.After(goodbye):
+		return fmt.Errorf("unmount %s: the mount point is free, but another mount namespace or a process keeps the file system until this process ends", m.dir)
+	}
+}
+
+// Unmount unmounts on request. If processes use the mount, or something is
+// mounted inside, it changes nothing and returns a *BusyError that names
+// them; with lazy it takes the mount out of the tree all the same, and those
+// processes are served until they let go. It returns nil if the file system
+// is no longer mounted. Run returns some time after Unmount.
+func (m *Mount) Unmount(lazy bool) error {
+	if on, err := mountsAt(m.dir); err != nil {
+		return err
+	} else if len(on) == 0 || on[len(on)-1].dev != m.dev {
+		return nil
+	}
+	return Unmount(m.dir, lazy)
+}
+
+// Unmount unmounts whatever flist is mounted on dir, also one whose process
+// is gone; see Mount.Unmount.
+func Unmount(dir string, lazy bool) error {
+	dir, err := resolve(dir)
+	if err != nil {
+		return err
+	}
+	flags := 0
+	if lazy {
+		flags = unix.MNT_DETACH
+	}
+	// A process that has just ended may still be letting go.
+	for try := range 5 {
+		if err = unmount(dir, flags); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(time.Duration(try*10) * time.Millisecond)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return &BusyError{Dir: dir, Holders: findHolders(dir), Mounts: mountsBelow(dir)}
+	}
+	return fmt.Errorf("unmount %s: %w", filepath.Clean(dir), err)
+}

@@ -1,0 +1,50 @@
+package mount
+
+import (
+	"bytes"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// GetXAttr copies the value of an xattr; with no room it tells the size.
+// POSIX ACLs (system.posix_acl_access and _default) are xattrs like others.
+func (f *fileSystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	f.stats.count(opGetXAttr)
+	ino, ok := f.inode(in.NodeId)
+	if !ok {
+		return 0, statusNoInode
+	}
+	value, ok := f.im.Xattr(ino, bytesOf(name))
+	if !ok {
+		return 0, statusNoXattr
+	}
+	if len(value) > len(dest) {
+		return uint32(len(value)), statusNoRoom
+	}
+	return uint32(copy(dest, value)), fuse.OK
+}
+
+// ListXAttr lists the names, each with a NUL behind it. As on other file
+// systems trusted names are shown to root only.
+func (f *fileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	f.stats.count(opListXAttr)
+	ino, ok := f.inode(in.NodeId)
+	if !ok {
+		return 0, statusNoInode
+	}
+	size := 0
+	for name := range f.im.Xattrs(ino) {
+		if in.Uid != 0 && bytes.HasPrefix(name, []byte("trusted.")) {
+			continue
+		}
+		if end := size + len(name) + 1; end <= len(dest) {
+			copy(dest[size:], name)
+			dest[end-1] = 0
+		}
+		size += len(name) + 1
+	}
+	if size > len(dest) {
+		return uint32(size), statusNoRoom
+	}
+	return uint32(size), fuse.OK
+}

@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// Pack implements Maker.
+func (c *Client) Pack(ctx context.Context, req PackRequest, progress func(PackProgress)) (PackResult, error) {
+	var res PackResult
+	q := url.Values{"dir": {req.Dir}, "exclude": req.Exclude}
+	err := c.stream(ctx, "/pack", q, req, &res, onProgress(progress))
+	return res, err
+}
+
+// Import implements Maker. The client does not close r.
+func (c *Client) Import(ctx context.Context, r io.Reader) (string, error) {
+	resp, err := c.do(ctx, http.MethodPost, "/import", nil, io.NopCloser(r))
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var cid string
+	err = readEvents(ctx, resp.Body, &cid, func(event) error { return nil })
+	return cid, err
+}
+
+// Fetch implements Taker.
+func (c *Client) Fetch(ctx context.Context, req FetchRequest, progress func(FetchProgress)) (FetchResult, error) {
+	var res FetchResult
+	err := c.stream(ctx, "/fetch", nil, req, &res, onProgress(progress))
+	return res, err
+}
+
+// Unpack implements Taker.
+func (c *Client) Unpack(ctx context.Context, req UnpackRequest, progress func(UnpackProgress)) (UnpackResult, error) {
+	var res UnpackResult
+	err := c.stream(ctx, "/unpack", url.Values{"dir": {req.Dir}}, req, &res, onProgress(progress))
+	return res, err
+}
+
+// Export implements Taker.
+func (c *Client) Export(ctx context.Context, flist string, digests, data bool, w io.Writer) error {
+	q := url.Values{"flist": {flist}, "digests": {strconv.FormatBool(digests)}, "data": {strconv.FormatBool(data)}}
+	return c.content(ctx, "/export", q, w)
+}
+
+// List implements Reader.
+func (c *Client) List(ctx context.Context, flist, path string, opts ListOptions, each func(Entry) error) error {
+	q := url.Values{
+		"flist": {flist}, "path": {path}, "recursive": {strconv.FormatBool(opts.Recursive)},
+		"digests": {strconv.FormatBool(opts.Digests)}, "self": {strconv.FormatBool(opts.Self)},
+	}
+	return c.stream(ctx, "/list", q, nil, nil, onItem(each))
+}
+
+// Stat implements Reader.
+func (c *Client) Stat(ctx context.Context, flist, path string) (Entry, error) {
+	var e Entry
+	err := c.call(ctx, http.MethodGet, "/stat", url.Values{"flist": {flist}, "path": {path}}, nil, &e)
+	return e, err
+}
+
+// Cat implements Reader.
+func (c *Client) Cat(ctx context.Context, flist, path string, w io.Writer) error {
+	return c.content(ctx, "/cat", url.Values{"flist": {flist}, "path": {path}}, w)
+}
+
+// Diff implements Checker.
+func (c *Client) Diff(ctx context.Context, a, b string, each func(Change) error) error {
+	return c.stream(ctx, "/diff", url.Values{"a": {a}, "b": {b}}, nil, nil, onItem(each))
+}
+
+// Inspect implements Checker.
+func (c *Client) Inspect(ctx context.Context, flist string) (Inspection, error) {
+	var in Inspection
+	err := c.call(ctx, http.MethodGet, "/inspect", url.Values{"flist": {flist}}, nil, &in)
+	return in, err
+}
+
+// Verify implements Checker.
+func (c *Client) Verify(ctx context.Context, req VerifyRequest, progress func(VerifyProgress)) (VerifyResult, error) {
+	var res VerifyResult
+	err := c.stream(ctx, "/verify", nil, req, &res, onProgress(progress))
+	return res, err
+}
+
+// Mount implements Mounter.
+func (c *Client) Mount(ctx context.Context, req MountRequest) (MountInfo, error) {
+	var info MountInfo
+	err := c.call(ctx, http.MethodPost, "/mount", url.Values{"dir": {req.Dir}}, req, &info)
+	return info, err
+}
+
+// Unmount implements Mounter.
+func (c *Client) Unmount(ctx context.Context, dir string, force bool) error {
+	q := url.Values{"dir": {dir}, "force": {strconv.FormatBool(force)}}
+	return c.call(ctx, http.MethodPost, "/unmount", q, nil, nil)
+}
+
+// Mounts implements Mounter.
+func (c *Client) Mounts(ctx context.Context) ([]MountInfo, error) {
+	var mounts []MountInfo
+	err := c.call(ctx, http.MethodGet, "/mounts", nil, nil, &mounts)
+	return mounts, err
+}
+
+// FLists implements Keeper.
+func (c *Client) FLists(ctx context.Context) ([]PinInfo, error) {
+	var pins []PinInfo
+	err := c.call(ctx, http.MethodGet, "/flists", nil, nil, &pins)
+	return pins, err
+}
+
+// Remove implements Keeper.
+func (c *Client) Remove(ctx context.Context, flist string) error {
+	return c.call(ctx, http.MethodPost, "/remove", url.Values{"flist": {flist}}, nil, nil)
+}
+
+// Status implements Reporter.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.call(ctx, http.MethodGet, "/status", nil, nil, &s)
+	return s, err
+}
+
+// Peers implements Reporter.
+func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
+	var peers []Peer
+	err := c.call(ctx, http.MethodGet, "/peers", nil, nil, &peers)
+	return peers, err
+}
+
+// ID implements Reporter.
+func (c *Client) ID(ctx context.Context) (Identity, error) {
+	var id Identity
+	err := c.call(ctx, http.MethodGet, "/id", nil, nil, &id)
+	return id, err
+}

@@ -1,0 +1,223 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Client asks a node. Close it when done.
+type Client struct {
+	http  *http.Client
+	close func() error
+}
+
+var _ Service = (*Client)(nil)
+
+// Dial returns a client of the daemon that listens on socket. The error
+// matches ErrNoDaemon when nobody does, and fs.ErrPermission when the socket
+// belongs to somebody else.
+func Dial(socket string) (*Client, error) {
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := dial(ctx)
+	if err != nil {
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("%w: nobody listens on %s", ErrNoDaemon, socket)
+		}
+		return nil, fmt.Errorf("connect to the daemon: %w", err)
+	}
+	_ = conn.Close()
+	return newClient(dial, nil), nil
+}
+
+// InProcess returns a client whose requests h serves in this process. Close
+// waits until the requests under way have ended.
+func InProcess(h http.Handler) *Client {
+	l := newMemListener()
+	srv := newServer(h, nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // ends with http.ErrServerClosed
+	}()
+	return newClient(l.dial, func() error {
+		err := closeServer(srv)
+		<-done
+		return err
+	})
+}
+
+func newClient(dial func(context.Context) (net.Conn, error), closeServer func() error) *Client {
+	t := &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DisableCompression: true,
+		MaxIdleConns:       4,
+		WriteBufferSize:    64 << 10,
+		ReadBufferSize:     64 << 10,
+	}
+	return &Client{http: &http.Client{Transport: t}, close: func() error {
+		t.CloseIdleConnections()
+		if closeServer == nil {
+			return nil
+		}
+		return closeServer()
+	}}
+}
+
+// Close drops idle connections and, after InProcess, ends the server.
+func (c *Client) Close() error { return c.close() }
+
+// do sends a request and returns the answer, whose body the caller closes. An
+// answer that is not a success becomes its error.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "node", Path: prefix + path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("ask the node: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.transportError(ctx, err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	wire := new(Error)
+	if json.Unmarshal(text, wire) == nil && wire.Code != "" {
+		return nil, wire
+	}
+	return nil, fmt.Errorf("the node answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
+}
+
+func (c *Client) transportError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w: %w", ErrNoDaemon, err)
+	}
+	return fmt.Errorf("ask the node: %w", err)
+}
+
+// call is a short question: one JSON value back.
+func (c *Client) call(ctx context.Context, method, path string, query url.Values, req, result any) error {
+	body, err := jsonBody(req)
+	if err != nil {
+		return err
+	}
+	resp, err := c.do(ctx, method, path, query, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if result == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(result); err != nil {
+		return cutOff(ctx, err)
+	}
+	return nil
+}
+
+// stream is a long question: a stream of events back.
+func (c *Client) stream(ctx context.Context, path string, query url.Values, req, result any, on func(event) error) error {
+	body, err := jsonBody(req)
+	if err != nil {
+		return err
+	}
+	resp, err := c.do(ctx, http.MethodPost, path, query, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return readEvents(ctx, resp.Body, result, on)
+}
+
+// content is a question whose answer is bytes; a failure after the first byte
+// comes as a trailer.
+func (c *Client) content(ctx context.Context, path string, query url.Values, w io.Writer) error {
+	resp, err := c.do(ctx, http.MethodGet, path, query, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.CopyBuffer(w, onlyReader{resp.Body}, make([]byte, 256<<10)); err != nil {
+		var op *net.OpError
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) || ctx.Err() != nil {
+			return cutOff(ctx, err)
+		}
+		return err
+	}
+	text := resp.Trailer.Get(errorTrailer)
+	if text == "" {
+		return nil
+	}
+	wire := new(Error)
+	if err := json.Unmarshal([]byte(text), wire); err != nil {
+		return fmt.Errorf("read the node's error %q: %w", text, err)
+	}
+	return wire
+}
+
+// onlyReader hides a body's other methods, so that CopyBuffer uses its buffer.
+type onlyReader struct{ io.Reader }
+
+func jsonBody(v any) (io.Reader, error) {
+	if v == nil {
+		return nil, nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	return bytes.NewReader(b), nil
+}
+
+// onProgress returns the event function of an operation with progress.
+func onProgress[P any](progress func(P)) func(event) error {
+	return func(ev event) error {
+		if progress == nil || ev.Progress == nil {
+			return nil
+		}
+		var p P
+		if err := json.Unmarshal(ev.Progress, &p); err != nil {
+			return fmt.Errorf("read progress of the node: %w", err)
+		}
+		progress(p)
+		return nil
+	}
+}
+
+// onItem returns the event function of an operation with many answers.
+func onItem[T any](each func(T) error) func(event) error {
+	return func(ev event) error {
+		if ev.Item == nil {
+			return nil
+		}
+		var item T
+		if err := json.Unmarshal(ev.Item, &item); err != nil {
+			return fmt.Errorf("read answer of the node: %w", err)
+		}
+		return each(item)
+	}
+}

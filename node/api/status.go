@@ -1,0 +1,76 @@
+package api
+
+import "time"
+
+// Status tells how a node is.
+type Status struct {
+	Version  string         `json:"version"`
+	PeerID   string         `json:"peer_id"`
+	Addrs    []string       `json:"addrs"`
+	Site     string         `json:"site,omitempty"`
+	Started  time.Time      `json:"started"`
+	Data     string         `json:"data"`
+	Peers    int            `json:"peers"` // connected
+	Store    StoreStatus    `json:"store"`
+	Cache    CacheStatus    `json:"cache"`
+	Net      NetStatus      `json:"net"`
+	Announce AnnounceStatus `json:"announce"`
+	Mounts   []MountInfo    `json:"mounts"`
+	FLists   []PinInfo      `json:"flists"`
+}
+
+// StoreStatus tells about the chunk store.
+type StoreStatus struct {
+	Chunks    uint64 `json:"chunks"`
+	Bytes     uint64 `json:"bytes"`      // of the chunks, as stored
+	DiskBytes uint64 `json:"disk_bytes"` // of the store's files
+	FreeBytes uint64 `json:"free_bytes"` // left on its file system
+}
+
+// CacheStatus tells about the cache of unpacked chunks in memory.
+type CacheStatus struct {
+	Chunks   int    `json:"chunks"`
+	Bytes    int64  `json:"bytes"`
+	MaxBytes int64  `json:"max_bytes"`
+	Hits     uint64 `json:"hits"`
+	Misses   uint64 `json:"misses"`
+}
+
+// NetStatus tells what was exchanged with peers since the node started.
+type NetStatus struct {
+	ChunksFetched uint64 `json:"chunks_fetched"`
+	ChunksServed  uint64 `json:"chunks_served"`
+	BytesReceived uint64 `json:"bytes_received"`
+	BytesSent     uint64 `json:"bytes_sent"`
+	Failures      uint64 `json:"failures"` // requests to peers that failed
+}
+
+// AnnounceStatus tells about what this node announces in the DHT.
+type AnnounceStatus struct {
+	Roots   uint64 `json:"roots"`
+	Chunks  uint64 `json:"chunks"`  // handed to the DHT since the start
+	Pending uint64 `json:"pending"` // waiting to be handed over
+}
+
+// Peer is a connected peer.
+type Peer struct {
+	ID             string        `json:"id"`
+	Addrs          []string      `json:"addrs"`
+	Agent          string        `json:"agent,omitempty"`
+	Site           string        `json:"site,omitempty"`
+	Direction      string        `json:"direction"` // "in" or "out"
+	Latency        time.Duration `json:"latency_ns"`
+	ChunksReceived uint64        `json:"chunks_received"`
+	BytesReceived  uint64        `json:"bytes_received"`
+	ChunksSent     uint64        `json:"chunks_sent"`
+	BytesSent      uint64        `json:"bytes_sent"`
+}
+
+// Identity says who a node is and where it listens. Addrs end in its peer ID,
+// so that they can be given to another node as they are.
+type Identity struct {
+	PeerID  string   `json:"peer_id"`
+	Addrs   []string `json:"addrs"`
+	Version string   `json:"version"`
+	Site    string   `json:"site,omitempty"`
+}

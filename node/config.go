@@ -1,0 +1,110 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/node/api"
+)
+
+// Config is everything that can be set about a node. Take DefaultConfig,
+// change what should differ, and Check.
+type Config struct {
+	Data         string        // absolute directory of the store, the identity and the known peers
+	API          string        // absolute path of the daemon's control socket
+	Listen       []string      // multiaddrs to listen on; port 0 takes a free one
+	Peers        []string      // multiaddrs of peers to begin with, ending in /p2p/ID
+	SwarmKey     string        // file with the pre-shared key of a private network; "" for none
+	Site         string        // name of the site this node is in
+	MDNS         bool          // look for peers on the LAN by multicast
+	CacheBytes   int64         // of unpacked chunks kept in memory
+	ReadTimeout  time.Duration // a read of a mounted file waits so long for a chunk
+	FetchTimeout time.Duration // a command waits so long for a chunk
+	Version      string        // of the program, as status and peers show it
+}
+
+// Bounds of the settings.
+const (
+	minCacheBytes = 4 * chunk.MaxSize
+	maxSiteBytes  = 64
+)
+
+// DefaultConfig returns the settings of a node of this user.
+func DefaultConfig() Config {
+	cfg := Config{
+		Listen:       []string{"/ip4/0.0.0.0/tcp/4010", "/ip6/::/tcp/4010", "/ip4/0.0.0.0/udp/4010/quic-v1", "/ip6/::/udp/4010/quic-v1"},
+		MDNS:         true,
+		CacheBytes:   64 << 20,
+		ReadTimeout:  30 * time.Second,
+		FetchTimeout: time.Minute,
+		Version:      "unknown",
+	}
+	if os.Geteuid() == 0 {
+		cfg.Data = "/var/lib/flistnode"
+		cfg.API = "/run/flistnode/flistnode.sock"
+		return cfg
+	}
+	cfg.Data = filepath.Join(userDir("XDG_DATA_HOME", ".local/share"), "flistnode")
+	if run := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(run) {
+		cfg.API = filepath.Join(run, "flistnode", "flistnode.sock")
+	} else {
+		cfg.API = filepath.Join(cfg.Data, "api.sock")
+	}
+	return cfg
+}
+
+// userDir returns the directory an XDG variable names, or the usual one below
+// the home directory.
+func userDir(variable, usual string) string {
+	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
+		return dir
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "/"
+	}
+	return filepath.Join(home, usual)
+}
+
+// Check says what is wrong with c; the error matches api.ErrInvalid.
+func (c Config) Check() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", api.ErrInvalid, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case !filepath.IsAbs(c.Data):
+		return bad("data directory %q is not an absolute path", c.Data)
+	case filepath.Clean(c.Data) == "/":
+		return bad("data directory must not be the root of the file system")
+	case !filepath.IsAbs(c.API):
+		return bad("control socket %q is not an absolute path", c.API)
+	case c.SwarmKey != "" && !filepath.IsAbs(c.SwarmKey):
+		return bad("swarm key %q is not an absolute path", c.SwarmKey)
+	case c.CacheBytes < minCacheBytes:
+		return bad("cache of %d bytes is below %d", c.CacheBytes, minCacheBytes)
+	case c.ReadTimeout <= 0 || c.FetchTimeout <= 0:
+		return bad("read timeout %s and fetch timeout %s must be above zero", c.ReadTimeout, c.FetchTimeout)
+	case len(c.Site) > maxSiteBytes:
+		return bad("site name of %d bytes is longer than %d", len(c.Site), maxSiteBytes)
+	}
+	for _, addr := range c.Listen {
+		if _, err := multiaddr.NewMultiaddr(addr); err != nil {
+			return bad("listen address %q: %v", addr, err)
+		}
+	}
+	for _, addr := range c.Peers {
+		ma, err := multiaddr.NewMultiaddr(addr)
+		if err != nil {
+			return bad("peer %q: %v", addr, err)
+		}
+		if _, err := ma.ValueForProtocol(multiaddr.P_P2P); err != nil {
+			return bad("peer %q does not end in /p2p/ID", addr)
+		}
+	}
+	return nil
+}

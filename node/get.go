@@ -1,0 +1,145 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/swarm"
+)
+
+// want says for what a chunk is wanted.
+type want struct {
+	root     chunk.ID      // the flist it belongs to: who has that probably has the chunk
+	class    swarm.Class   // who comes first when links are full
+	patience time.Duration // how long a chunk nobody gives is waited for
+}
+
+// flightKey tells requests apart that must not wait for one another: a read
+// somebody waits for does not join a prefetch.
+type flightKey struct {
+	id    chunk.ID
+	class swarm.Class
+}
+
+// get is the way of a read: cache, store, swarm, keep. The content is verified
+// and shared.
+func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
+	if data, ok := n.cache.get(id); ok {
+		return data, nil
+	}
+	return n.flights.do(ctx, flightKey{id, w.class}, func(ctx context.Context) ([]byte, error) {
+		data, err := n.fromStore(ctx, id)
+		if errors.Is(err, chunk.ErrNotFound) {
+			var p chunk.Packed
+			if p, data, err = n.fromSwarm(ctx, id, w); err == nil {
+				n.keep(ctx, p)
+			}
+		}
+		if err == nil {
+			n.cache.add(id, data)
+		}
+		return data, err
+	})
+}
+
+// fromStore reads a chunk from the store. One that the store found corrupt,
+// and dropped, is one it does not have.
+func (n *Node) fromStore(ctx context.Context, id chunk.ID) ([]byte, error) {
+	data, err := n.store.Get(ctx, id)
+	var corrupt *chunk.CorruptError
+	if errors.As(err, &corrupt) {
+		n.log.Warn("chunk in the store was corrupt, fetching it again", "chunk", id, "err", err)
+		return nil, fmt.Errorf("%w: %w", chunk.ErrNotFound, err)
+	}
+	return data, err
+}
+
+// fromSwarm asks the peers. The swarm gives up after a while by itself, and
+// says whom it asked; a longer patience asks again.
+func (n *Node) fromSwarm(ctx context.Context, id chunk.ID, w want) (chunk.Packed, []byte, error) {
+	began := time.Now()
+	for {
+		p, data, err := n.swarm.GetPacked(ctx, id, w.class, swarm.Hint{Root: w.root})
+		if !errors.Is(err, chunk.ErrNotFound) || time.Since(began)+n.findTimeout > w.patience {
+			return p, data, err
+		}
+	}
+}
+
+// keep puts a fetched chunk into the store. The reader has its content already
+// and does not suffer if the disk is full.
+func (n *Node) keep(ctx context.Context, p chunk.Packed) {
+	// The swarm has just opened and so verified this very Packed.
+	err := n.store.PutTrusted(ctx, p)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	if now := time.Now().Unix(); now-n.keepWarned.Load() >= int64(keepWarnEvery/time.Second) {
+		n.keepWarned.Store(now)
+		n.log.Warn("fetched chunks cannot be kept", "chunk", p.ID, "err", err)
+	}
+}
+
+const keepWarnEvery = time.Minute
+
+// source is a chunk.Source over the whole node, for one flist and one purpose.
+type source struct {
+	n *Node
+	w want
+}
+
+var _ chunk.Source = source{}
+
+// Get implements chunk.Source.
+func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) { return s.n.get(ctx, id, s.w) }
+
+// reading is the source of whoever waits for the content of root as an
+// application does: through a mount.
+func (n *Node) reading(root cid.Cid) source {
+	return source{n, want{rootID(root), swarm.Waiting, n.cfg.ReadTimeout}}
+}
+
+// working is the source of a command that a user waits for.
+func (n *Node) working(root cid.Cid) source {
+	return source{n, want{rootID(root), swarm.Readahead, n.cfg.FetchTimeout}}
+}
+
+// bulk is the source for much data, behind whoever waits for single chunks.
+func (n *Node) bulk(root cid.Cid) source {
+	return source{n, want{rootID(root), swarm.Prefetch, n.cfg.FetchTimeout}}
+}
+
+// rootID returns the ID of a root block, the zero ID for something that
+// cannot be one.
+func rootID(root cid.Cid) chunk.ID {
+	id, err := chunk.FromCID(root)
+	if err != nil {
+		return chunk.ID{}
+	}
+	return id
+}
+
+// Source returns the verified chunks of the flist root from the cache, the
+// store or the swarm. It may be used until the node is closed.
+func (n *Node) Source(root cid.Cid) chunk.Source { return n.reading(root) }
+
+// local is a chunk.Source of what is here: the cache and the store, without
+// the network.
+type local struct{ n *Node }
+
+// Get implements chunk.Source.
+func (l local) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if data, ok := l.n.cache.get(id); ok {
+		return data, nil
+	}
+	data, err := l.n.store.Get(ctx, id)
+	if err == nil {
+		l.n.cache.add(id, data)
+	}
+	return data, err
+}

@@ -1,0 +1,247 @@
+// Package node wires the parts into one node: the store, the network, the
+// mounts, and the operations that commands ask for (api.Service).
+//
+// It owns no format and no protocol. What it adds is the way of a read (get.go),
+// what is kept announced (announce.go), which flists are held (pins.go), and
+// the operations, one file each.
+//
+// A Node may be used from many goroutines at once.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flistnode/flistnode/chunkstore"
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/node/api"
+	"github.com/flistnode/flistnode/p2p"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/flistnode/flistnode/p2p/swarm"
+)
+
+// Node is one node. New opens it, Run lets it work, Close gives everything
+// back.
+type Node struct {
+	cfg         Config
+	log         *slog.Logger
+	started     time.Time
+	findTimeout time.Duration // after which the swarm gives a chunk up
+
+	store     *chunkstore.Store
+	host      *p2p.Host
+	server    *exchange.Server
+	client    *exchange.Client
+	swarm     *swarm.Swarm
+	announcer *announcer
+	cache     *cache
+	flights   flights[flightKey, []byte]
+	images    *images
+	mounts    *mounts
+
+	keepWarned atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
+	running    atomic.Bool
+	closed     atomic.Bool
+}
+
+var (
+	_ api.Service  = (*Node)(nil)
+	_ chunk.Source = source{}
+)
+
+// New opens the data directory and the network. The node listens, but reads
+// nothing from peers and announces nothing before Run. The error matches
+// api.ErrInUse when another process has the data directory.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: log, started: time.Now(), findTimeout: min(cfg.ReadTimeout, cfg.FetchTimeout)}
+	n.mounts = newMounts()
+	if err := n.open(ctx); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// open makes the parts, each of which needs those before it.
+func (n *Node) open(ctx context.Context) error {
+	if err := n.openData(); err != nil {
+		return err
+	}
+	var err error
+	if n.cache, err = newCache(n.cfg.CacheBytes); err != nil {
+		return err
+	}
+	if n.images, err = newImages(); err != nil {
+		return err
+	}
+	if err := n.openStore(); err != nil {
+		return err
+	}
+	if err := n.openHost(ctx); err != nil {
+		return err
+	}
+	return n.openSwarm()
+}
+
+// Names in the data directory.
+const (
+	storeDir      = "store"
+	tempDirName   = "tmp"
+	identityFile  = "identity.key"
+	knownPeerFile = "peers.json"
+)
+
+// openData makes the data directory.
+func (n *Node) openData() error {
+	if err := os.MkdirAll(n.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) tempDir() string { return filepath.Join(n.cfg.Data, tempDirName) }
+
+// openStore opens the store and, now that nobody else has the data directory,
+// removes what a node that died left in the directory of temporary files.
+func (n *Node) openStore() error {
+	store, err := chunkstore.Open(filepath.Join(n.cfg.Data, storeDir), chunkstore.Options{
+		Log:      n.log,
+		OnPut:    func(id chunk.ID) { n.announcer.came(id) },
+		OnDelete: func(id chunk.ID) { n.announcer.went(id) },
+	})
+	var inUse *chunkstore.InUseError
+	if errors.As(err, &inUse) {
+		return api.WithCode(api.InUse, err)
+	}
+	if err != nil {
+		return err
+	}
+	n.store = store
+	if err := os.RemoveAll(n.tempDir()); err != nil {
+		return fmt.Errorf("empty directory of temporary files: %w", err)
+	}
+	if err := os.Mkdir(n.tempDir(), 0o700); err != nil {
+		return fmt.Errorf("make directory of temporary files: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) openHost(ctx context.Context) error {
+	key, err := p2p.LoadIdentity(filepath.Join(n.cfg.Data, identityFile))
+	if err != nil {
+		return err
+	}
+	peers, err := peerInfos(n.cfg.Peers)
+	if err != nil {
+		return err
+	}
+	var swarmKey []byte
+	if n.cfg.SwarmKey != "" {
+		if swarmKey, err = os.ReadFile(n.cfg.SwarmKey); err != nil {
+			return fmt.Errorf("read swarm key: %w", err)
+		}
+	}
+	n.host, err = p2p.New(ctx, p2p.Config{
+		Identity: key, Listen: n.cfg.Listen, Peers: peers, SwarmKey: swarmKey, MDNS: n.cfg.MDNS,
+		KnownPeersFile: filepath.Join(n.cfg.Data, knownPeerFile), Datastore: n.store.Datastore("/dht"),
+		UserAgent: "flistnode/" + n.cfg.Version, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.announcer = newAnnouncer(n.host, n.log)
+	return nil
+}
+
+func peerInfos(addrs []string) ([]peer.AddrInfo, error) {
+	mas := make([]multiaddr.Multiaddr, 0, len(addrs))
+	for _, a := range addrs {
+		ma, err := multiaddr.NewMultiaddr(a)
+		if err != nil {
+			return nil, fmt.Errorf("peer %q: %w", a, err)
+		}
+		mas = append(mas, ma)
+	}
+	return peer.AddrInfosFromP2pAddrs(mas...)
+}
+
+func (n *Node) openSwarm() error {
+	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log})
+	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log})
+	var err error
+	n.swarm, err = swarm.New(swarm.Config{
+		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
+		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
+		Served: func() map[peer.ID]exchange.ServerStats {
+			_, peers := n.server.Stats()
+			return peers
+		},
+	})
+	return err
+}
+
+// Run lets the node work until ctx ends, or until a part of it fails. Before
+// it returns it has unmounted what is mounted, and everything but the store
+// has ended. It may be called once.
+func (n *Node) Run(ctx context.Context) error {
+	if n.running.Swap(true) {
+		return errors.New("node: Run called twice")
+	}
+	// The network outlives ctx, so that mounts can go in order.
+	netCtx, stopNet := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopNet()
+	g, gctx := errgroup.WithContext(netCtx)
+	g.Go(func() error { return n.host.Run(gctx) })
+	g.Go(func() error { return n.swarm.Run(gctx) })
+	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done():
+		}
+		err := n.mounts.close()
+		stopNet()
+		return err
+	})
+	n.log.Info("node runs", "peer", n.host.ID(), "addrs", n.addrs(), "data", n.cfg.Data)
+	return g.Wait()
+}
+
+// Close ends what Run has not ended and closes the store. Run must have
+// returned, or never been called. A second Close does nothing.
+func (n *Node) Close() error {
+	if n.closed.Swap(true) {
+		return nil
+	}
+	errs := []error{n.mounts.close()}
+	if n.client != nil {
+		errs = append(errs, n.client.Close())
+	}
+	if n.server != nil {
+		errs = append(errs, n.server.Close())
+	}
+	if n.swarm != nil {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		errs = append(errs, n.swarm.Run(ended)) // ends it
+	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}

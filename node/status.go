@@ -1,0 +1,101 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flistnode/flistnode/node/api"
+	"github.com/flistnode/flistnode/p2p/swarm"
+)
+
+// Status implements api.Reporter.
+func (n *Node) Status(ctx context.Context) (api.Status, error) {
+	s := api.Status{
+		Version: n.cfg.Version, PeerID: n.host.ID().String(), Addrs: n.addrs(), Site: n.cfg.Site,
+		Started: n.started.UTC(), Data: n.cfg.Data, Peers: len(n.host.Peers()), Cache: n.cache.status(),
+	}
+	var err error
+	if s.FLists, err = n.FLists(ctx); err != nil {
+		return s, err
+	}
+	if s.Mounts, err = n.Mounts(ctx); err != nil {
+		return s, err
+	}
+	if s.Store, err = n.storeStatus(ctx); err != nil {
+		return s, err
+	}
+	announced, err := n.host.AnnounceStats(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Announce = api.AnnounceStatus{
+		Roots: uint64(len(s.FLists)), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
+	}
+	s.Net = n.netStatus()
+	return s, nil
+}
+
+func (n *Node) storeStatus(ctx context.Context) (api.StoreStatus, error) {
+	st, err := n.store.Stats(ctx)
+	if err != nil {
+		return api.StoreStatus{}, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(n.store.Dir(), &fs); err != nil {
+		return api.StoreStatus{}, fmt.Errorf("free space of %s: %w", n.store.Dir(), err)
+	}
+	return api.StoreStatus{Chunks: uint64(st.Chunks), Bytes: uint64(st.PackedBytes), DiskBytes: uint64(st.DiskBytes),
+		FreeBytes: fs.Bavail * uint64(fs.Bsize)}, nil
+}
+
+func (n *Node) netStatus() api.NetStatus {
+	got := n.swarm.Stats()
+	gave, _ := n.server.Stats()
+	s := api.NetStatus{ChunksFetched: got.Chunks, BytesReceived: got.BytesReceived, ChunksServed: gave.Chunks, BytesSent: gave.BytesSent}
+	for _, p := range got.Peers {
+		s.Failures += p.Failures
+	}
+	return s
+}
+
+// Peers implements api.Reporter.
+func (n *Node) Peers(context.Context) ([]api.Peer, error) {
+	got := n.swarm.Stats()
+	_, gave := n.server.Stats()
+	byID := make(map[string]swarm.PeerStats, len(got.Peers))
+	for _, p := range got.Peers {
+		byID[p.ID.String()] = p
+	}
+	peers := []api.Peer{}
+	for _, p := range n.host.Peers() {
+		stats, served := byID[p.ID.String()], gave[p.ID]
+		out := api.Peer{
+			ID: p.ID.String(), Agent: p.Agent, Direction: "in", Latency: p.Latency,
+			ChunksReceived: stats.Chunks, BytesReceived: stats.BytesReceived, ChunksSent: served.Chunks, BytesSent: served.BytesSent,
+		}
+		if p.Direction == "outbound" {
+			out.Direction = "out"
+		}
+		for _, a := range p.Addrs {
+			out.Addrs = append(out.Addrs, a.String())
+		}
+		peers = append(peers, out)
+	}
+	return peers, nil
+}
+
+// ID implements api.Reporter.
+func (n *Node) ID(context.Context) (api.Identity, error) {
+	return api.Identity{PeerID: n.host.ID().String(), Addrs: n.addrs(), Version: n.cfg.Version, Site: n.cfg.Site}, nil
+}
+
+// addrs returns where this node can be reached, with its peer ID.
+func (n *Node) addrs() []string {
+	addrs := []string{}
+	for _, a := range n.host.Addrs() {
+		addrs = append(addrs, a.String())
+	}
+	return addrs
+}

@@ -1,0 +1,167 @@
+package p2p
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/pnet"
+	"github.com/libp2p/go-libp2p/core/routing"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
+)
+
+// Watermarks of the connection manager. Peers in use are protected from it.
+const (
+	connsLow    = 256
+	connsHigh   = 384
+	connsGrace  = 30 * time.Second
+	maxConns    = 1024 // hard limit, of either direction together
+	maxPerIP    = 256  // a whole site may stand behind one address
+	maxStreams  = 16384
+	maxMemory   = 1 << 30 // bytes of receive windows that may be open
+	dialTimeout = 10 * time.Second
+)
+
+// newLibp2p builds the libp2p host and, inside it, the DHT it finds peers by.
+func newLibp2p(cfg Config) (host.Host, *dht.IpfsDHT, error) {
+	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connsGrace))
+	if err != nil {
+		return nil, nil, fmt.Errorf("connection manager: %w", err)
+	}
+	limits, err := newResourceManager()
+	if err != nil {
+		return nil, nil, fmt.Errorf("resource manager: %w", err)
+	}
+	agent := cfg.UserAgent
+	if agent == "" {
+		agent = "flistnode"
+	}
+	opts := []libp2p.Option{
+		libp2p.Identity(cfg.Identity),
+		libp2p.UserAgent(agent),
+		libp2p.ConnectionManager(conns),
+		libp2p.ResourceManager(limits),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.DisableRelay(),
+		libp2p.DisableMetrics(),
+		libp2p.WithDialTimeout(dialTimeout),
+	}
+	network, err := networkOptions(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	var d *dht.IpfsDHT
+	opts = append(opts, network...)
+	opts = append(opts, libp2p.Routing(func(h host.Host) (routing.PeerRouting, error) {
+		d, err = newDHT(h, cfg)
+		return d, err
+	}))
+	h, err := libp2p.New(opts...)
+	if err != nil {
+		if d != nil {
+			_ = d.Close()
+		}
+		return nil, nil, fmt.Errorf("start network on %s: %w", strings.Join(cfg.Listen, ", "), err)
+	}
+	return h, d, nil
+}
+
+// networkOptions returns what differs between a public network and one with a
+// pre-shared key, which QUIC cannot have.
+func networkOptions(cfg Config) ([]libp2p.Option, error) {
+	if cfg.SwarmKey == nil {
+		return []libp2p.Option{
+			libp2p.ListenAddrStrings(cfg.Listen...),
+			libp2p.Transport(quic.NewTransport),
+		}, nil
+	}
+	psk, err := pnet.DecodeV1PSK(bytes.NewReader(cfg.SwarmKey))
+	if err != nil {
+		return nil, fmt.Errorf("swarm key is not a /key/swarm/psk/1.0.0/ file: %w", err)
+	}
+	listen := withoutUDP(cfg.Listen, cfg.Log)
+	if len(listen) == 0 {
+		return nil, fmt.Errorf("no TCP address to listen on: a private network cannot use QUIC (%s)",
+			strings.Join(cfg.Listen, ", "))
+	}
+	return []libp2p.Option{libp2p.ListenAddrStrings(listen...), libp2p.PrivateNetwork(psk)}, nil
+}
+
+func withoutUDP(addrs []string, log *slog.Logger) (kept []string) {
+	for _, a := range addrs {
+		if strings.Contains(a, "/udp/") {
+			log.Warn("private network: not listening by QUIC, which cannot carry a pre-shared key", "addr", a)
+			continue
+		}
+		kept = append(kept, a)
+	}
+	return kept
+}
+
+// newDHT starts the DHT in server mode: a node that waits to be told that it
+// can be reached from outside would wait for ever on a site without uplink.
+// No address is filtered out, for the same reason.
+func newDHT(h host.Host, cfg Config) (*dht.IpfsDHT, error) {
+	d, err := dht.New(h,
+		dht.Mode(dht.ModeServer),
+		dht.ProtocolPrefix(DHTPrefix),
+		dht.ProviderDatastore(cfg.Datastore),
+		dht.DisableValues(),
+		dht.BootstrapPeers(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("start DHT: %w", err)
+	}
+	return d, nil
+}
+
+// newResourceManager raises libp2p's limits, which are meant for a node among
+// strangers, to what a site of edge nodes needs. They stay finite.
+func newResourceManager() (network.ResourceManager, error) {
+	scaled := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&scaled)
+	many := rcmgr.ResourceLimits{
+		Streams: maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams,
+		Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns,
+		FD: maxConns, Memory: maxMemory,
+	}
+	perPeer := rcmgr.ResourceLimits{
+		Streams: 1024, StreamsInbound: 1024, StreamsOutbound: 1024,
+		Conns: 16, ConnsInbound: 16, ConnsOutbound: 16, FD: 16, Memory: maxMemory / 4,
+	}
+	perProtocol := many
+	perProtocol.Conns, perProtocol.ConnsInbound, perProtocol.ConnsOutbound, perProtocol.FD = 0, 0, 0, 0
+	perProtocolPeer := perProtocol
+	perProtocolPeer.Streams, perProtocolPeer.StreamsInbound, perProtocolPeer.StreamsOutbound = 512, 512, 512
+	perProtocolPeer.Memory = maxMemory / 4
+	cfg := rcmgr.PartialLimitConfig{
+		System: many, Transient: rcmgr.ResourceLimits{
+			Streams: 1024, StreamsInbound: 1024, StreamsOutbound: 1024,
+			Conns: 256, ConnsInbound: 256, ConnsOutbound: 256, FD: 256, Memory: maxMemory / 4,
+		},
+		PeerDefault: perPeer, ProtocolDefault: perProtocol, ProtocolPeerDefault: perProtocolPeer,
+	}
+	perIP := func(bits int) []rcmgr.ConnLimitPerSubnet {
+		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: maxPerIP}}
+	}
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(cfg.Build(scaled.AutoScale())),
+		rcmgr.WithLimitPerSubnet(perIP(32), perIP(56)),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{}),
+		rcmgr.WithMetricsDisabled())
+}

@@ -1,0 +1,110 @@
+// Package testnet runs local networks of real nodes: one process a node, each
+// with a data directory, a control socket and a free port on loopback. The
+// demo, `flistnode testnet up` and the end-to-end tests stand on it; it also
+// compares directories (CompareTrees).
+//
+// It knows nodes only as a user does: by their command line and control API.
+// A Network may be used from several goroutines.
+package testnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// Config says what a Network is made of.
+type Config struct {
+	Binary string   // the flistnode executable
+	Dir    string   // where the nodes keep everything; Stop leaves it there
+	Args   []string // further arguments of every daemon
+	Log    *slog.Logger
+}
+
+// Network is a set of running nodes.
+type Network struct {
+	cfg Config
+
+	mu    sync.Mutex
+	nodes []*Node
+}
+
+// New returns a Network without nodes.
+func New(cfg Config) *Network {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Network{cfg: cfg}
+}
+
+// Start starts a node that knows only the given peers and waits until it
+// answers. Its name is also that of its directory; starting a node of a name
+// that has stopped goes on with its data.
+func (n *Network) Start(ctx context.Context, name string, peers ...*Node) (*Node, error) {
+	dir := filepath.Join(n.cfg.Dir, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("testnet: directory of node %s: %w", name, err)
+	}
+	args := []string{"daemon", "--data", filepath.Join(dir, "data"), "--api", filepath.Join(dir, "sock"),
+		"--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--log-format", "json"}
+	for _, p := range peers {
+		args = append(args, "--peer", p.addr)
+	}
+	node, err := startNode(ctx, n.cfg.Binary, append(args, n.cfg.Args...), name, dir)
+	if err != nil {
+		return nil, err
+	}
+	n.cfg.Log.Info("node started", "node", name, "peer", node.id.PeerID, "socket", node.Socket())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes = append(n.nodes, node)
+	return node, nil
+}
+
+// Nodes returns the nodes in the order in which they were started.
+func (n *Network) Nodes() []*Node {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]*Node(nil), n.nodes...)
+}
+
+// Stop stops all nodes, the last started first, and returns when their
+// processes have ended.
+func (n *Network) Stop(ctx context.Context) error {
+	nodes := n.Nodes()
+	errs := make([]error, 0, len(nodes))
+	for i := len(nodes) - 1; i >= 0; i-- {
+		errs = append(errs, nodes[i].Stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// Line starts count nodes named a, b, c ..., each of which knows only the one
+// before it.
+func (n *Network) Line(ctx context.Context, count int) ([]*Node, error) {
+	var nodes []*Node
+	for i := range count {
+		var before []*Node
+		if i > 0 {
+			before = nodes[i-1:]
+		}
+		node, err := n.Start(ctx, nodeName(i), before...)
+		if err != nil {
+			return nodes, err
+		}
+		nodes = append(nodes, node)
+	}
+	return nodes, nil
+}
+
+// nodeName returns a, b ... z, n26, n27 ...
+func nodeName(i int) string {
+	if i < 26 {
+		return string(rune('a' + i))
+	}
+	return fmt.Sprintf("n%d", i)
+}
