@@ -229,10 +229,31 @@ func TestMarkerGivesWayToAnEntryOfItsName(t *testing.T) {
 	m := newMemory()
 	im := build(t, m, file(unpack.Marker, 0o644, "of the image"))
 	target := filepath.Join(t.TempDir(), "d")
-	if _, err := unpack.Dir(t.Context(), im, m, target, unpack.Options{}); err != nil {
+	if _, err := unpack.Dir(t.Context(), im, m, target, unpack.Options{Sync: true}); err != nil {
 		t.Fatal(err)
 	}
 	assertNames(t, target, unpack.Marker)
+}
+
+func TestMarkerIsThereWhileContentIsMissing(t *testing.T) {
+	m := newMemory()
+	im := build(t, m, file("f", 0o644, "content"))
+	target := filepath.Join(t.TempDir(), "d")
+	m.fail = func(int, chunk.ID) error {
+		entries, err := os.ReadDir(target)
+		if err != nil || entries[0].Name() != unpack.Marker {
+			t.Errorf("while a chunk is fetched the target holds %v, %v", entries, err)
+		}
+		_, err = unpack.Dir(context.Background(), im, newMemory(), target, unpack.Options{})
+		if !errors.Is(err, unpack.ErrNotEmpty) || !strings.Contains(err.Error(), "another unpack") {
+			t.Errorf("a second unpack into the same directory: %v", err)
+		}
+		return nil
+	}
+	if _, err := unpack.Dir(t.Context(), im, m, target, unpack.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	assertNames(t, target, "f")
 }
 
 func TestDefaultACLOfTheTargetAddsNothing(t *testing.T) {
