@@ -3,6 +3,7 @@ package fabric
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +29,9 @@ const (
 
 var claims atomic.Int64 // made by this process
 
-func newClaim() (*claim, error) {
+// newClaim claims a new prefix. Whoever finds the claim without its owner also
+// removes dir, unless it is empty.
+func newClaim(dir string) (*claim, error) {
 	if err := os.MkdirAll(claimDir, 0o755); err != nil {
 		return nil, fmt.Errorf("test network: %w", err)
 	}
@@ -40,6 +43,9 @@ func newClaim() (*claim, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 	}
+	if _, err := f.WriteString(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("write %s: %w", f.Name(), err), f.Close())
+	}
 	return &claim{file: f, prefix: mark + id + "-"}, nil
 }
 
@@ -48,8 +54,8 @@ func (c *claim) release() error {
 	return errors.Join(os.Remove(c.file.Name()), c.file.Close())
 }
 
-// RemoveLeftovers removes the namespaces of processes that ended without
-// removing them. Those of living processes are left alone.
+// RemoveLeftovers removes the namespaces, and the directories named by
+// Config.Dir, of processes that ended without removing them. Those of living processes are left alone.
 func RemoveLeftovers() error {
 	files, err := filepath.Glob(filepath.Join(claimDir, "*"))
 	if err != nil {
@@ -88,6 +94,15 @@ func removeLeft(path string) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove left namespaces %s*: %w", prefix, err)
+	}
+	dir, err := io.ReadAll(io.LimitReader(f, unix.PathMax))
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(filepath.Base(string(dir)), mark) && filepath.IsAbs(string(dir)) {
+		if err := os.RemoveAll(string(dir)); err != nil {
+			return err
+		}
 	}
 	return os.Remove(path)
 }

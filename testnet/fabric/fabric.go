@@ -24,6 +24,11 @@ import (
 type Config struct {
 	Sites []Site       // at most 200
 	Log   *slog.Logger // discards when nil
+
+	// Dir is a directory of the run, whose last element begins with
+	// "flistnode-". If this process is killed the next RemoveLeftovers removes
+	// it; otherwise the caller does. It may be empty.
+	Dir string
 }
 
 // Site is a switched network with a router and an uplink.
@@ -99,7 +104,7 @@ func New(cfg Config) (*Fabric, error) {
 	if err := RemoveLeftovers(); err != nil {
 		cfg.Log.Warn("what an earlier test network left could not be removed", "err", err)
 	}
-	c, err := newClaim()
+	c, err := newClaim(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}

@@ -212,7 +212,11 @@ func TestLeftoversOfKilledRunAreRemoved(t *testing.T) {
 		t.Skip("no test network here: ", err)
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0], "-test.run=^TestHelperDies$")
-	cmd.Env = append(os.Environ(), "FABRIC_TEST_DIE=1")
+	dir := filepath.Join(t.TempDir(), "flistnode-run")
+	if err := os.MkdirAll(filepath.Join(dir, "node"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "FABRIC_TEST_DIE="+dir)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		t.Fatalf("the process that should die did not:\n%s", out)
@@ -229,13 +233,17 @@ func TestLeftoversOfKilledRunAreRemoved(t *testing.T) {
 	if _, err := netns.GetFromName(left); err == nil {
 		t.Errorf("namespace %s is still there", left)
 	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the run's directory is still there: %v", err)
+	}
 }
 
 func TestHelperDies(t *testing.T) {
-	if os.Getenv("FABRIC_TEST_DIE") == "" {
+	dir := os.Getenv("FABRIC_TEST_DIE")
+	if dir == "" {
 		return // runs only as the child of the test above
 	}
-	f, err := fabric.New(fabric.Config{Sites: []fabric.Site{{Name: "a", Hosts: []string{"a1"}}}})
+	f, err := fabric.New(fabric.Config{Dir: dir, Sites: []fabric.Site{{Name: "a", Hosts: []string{"a1"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,4 +107,3 @@ func (w *wire) close() error {
 	w.wg.Wait()
 	return err
 }
-

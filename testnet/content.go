@@ -1,0 +1,47 @@
+package testnet
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// contentFile is how large the files of generated content are, in bytes.
+const contentFile = 4 << 20
+
+// MakeContent fills the new directory dir with files of size bytes in all,
+// which cannot be compressed. The same seed gives the same bytes.
+func MakeContent(dir string, size int64, seed uint64) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("testnet: make content: %w", err)
+	}
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	random := rand.NewChaCha8(key)
+	for i := 0; size > 0; i++ {
+		n := min(size, contentFile)
+		if err := writeFile(filepath.Join(dir, fmt.Sprintf("file-%04d", i)), random, n); err != nil {
+			return fmt.Errorf("testnet: make content: %w", err)
+		}
+		size -= n
+	}
+	return nil
+}
+
+func writeFile(path string, r io.Reader, size int64) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	_, err = io.CopyN(f, r, size)
+	return err
+}
