@@ -8,12 +8,10 @@ import (
 	"path/filepath"
 )
 
-// contentFile is how large the files of generated content are, in bytes.
-const contentFile = 4 << 20
-
-// MakeContent fills the new directory dir with files of size bytes in all,
-// which cannot be compressed. The same seed gives the same bytes.
-func MakeContent(dir string, size int64, seed uint64) error {
+// MakeContent fills the new directory dir with size bytes that cannot be
+// compressed, in files of fileSize bytes called file-0000, file-0001 ... The
+// same seed gives the same bytes.
+func MakeContent(dir string, size, fileSize int64, seed uint64) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("testnet: make content: %w", err)
 	}
@@ -23,7 +21,7 @@ func MakeContent(dir string, size int64, seed uint64) error {
 	}
 	random := rand.NewChaCha8(key)
 	for i := 0; size > 0; i++ {
-		n := min(size, contentFile)
+		n := min(size, fileSize)
 		if err := writeFile(filepath.Join(dir, fmt.Sprintf("file-%04d", i)), random, n); err != nil {
 			return fmt.Errorf("testnet: make content: %w", err)
 		}

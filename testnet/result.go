@@ -57,6 +57,24 @@ type Figure struct {
 	Met   *bool    `json:"met,omitempty"`  // whether it is
 }
 
+// The names of the figures.
+const (
+	figLast       = "last-over-floor" // the slowest fetch over its floor
+	figMedian     = "median-over-floor"
+	figSeedCopies = "seed-copies"                 // copies of the image the seed sent, by its own count
+	figSeedLink   = "seed-copies-on-the-link"     // and by the counter of its link
+	figDuplicate  = "duplicate-percent"           // of the chunk bytes received, those not needed
+	figLink       = "received-copies-on-the-link" // copies a fetching node's link took in, headers and all, on average
+	figAgain      = "asked-again"                 // fetches that had failed
+	figFailures   = "failed-requests"             // requests to peers that failed
+	figResumed    = "resumed-seconds"             // the longest a fetch stood still after a kill or a heal
+	figCPU        = "cpu-seconds"                 // of all nodes
+	figUplinkIn   = "uplink-in-"                  // and a site: copies of the image that came in
+	figUplinkOut  = "uplink-out-"
+)
+
+var figureNames = []string{figLast, figMedian, figSeedCopies, figSeedLink, figDuplicate, figLink, figAgain, figFailures, figResumed, figCPU}
+
 // Event is something that happened.
 type Event struct {
 	Seconds float64 `json:"seconds"` // since the network was made
@@ -144,7 +162,7 @@ func (r *runner) figures(res *Result) {
 	var ratios []float64
 	var got, needless, linked uint64 // linked: frames, headers, and what others took from it
 	fetched := 0
-	again, cpu := 0, 0.0
+	again, failures, cpu := 0, uint64(0), 0.0
 	for _, n := range res.Nodes {
 		if n.Fetched && n.Floor > 0 {
 			ratios = append(ratios, n.Seconds/n.Floor)
@@ -152,29 +170,31 @@ func (r *runner) figures(res *Result) {
 		if n.Fetched {
 			fetched, linked = fetched+1, linked+n.LinkReceived
 		}
+		failures += n.Failures
 		got, needless, again, cpu = got+n.ReceivedBytes, needless+n.DuplicateBytes, again+n.AskedAgain, cpu+n.CPUSeconds
 	}
 	if len(ratios) > 0 {
 		slices.Sort(ratios)
-		add("last-over-floor", ratios[len(ratios)-1], "")
-		add("median-over-floor", ratios[len(ratios)/2], "")
+		add(figLast, ratios[len(ratios)-1], "")
+		add(figMedian, ratios[len(ratios)/2], "")
 	}
 	for _, n := range res.Nodes {
 		if strings.HasPrefix(n.Role, "seed") {
-			add("seed-copies", copies(n.SentBytes), "")
-			add("seed-copies-on-the-link", copies(n.LinkSent), "")
+			add(figSeedCopies, copies(n.SentBytes), "")
+			add(figSeedLink, copies(n.LinkSent), "")
 		}
 	}
 	if got > 0 {
-		add("duplicate-percent", 100*float64(needless)/float64(got), "%")
+		add(figDuplicate, 100*float64(needless)/float64(got), "%")
 	}
 	if fetched > 0 {
-		add("received-copies-on-the-link", copies(linked)/float64(fetched), "")
+		add(figLink, copies(linked)/float64(fetched), "")
 	}
-	add("asked-again", float64(again), "")
+	add(figAgain, float64(again), "")
+	add(figFailures, float64(failures), "")
 	r.shockFigures(add)
 	r.uplinkFigures(add, copies)
-	add("cpu-seconds", cpu, "s")
+	add(figCPU, cpu, "s")
 }
 
 // shockFigures adds how long the slowest fetch stood still after a change.
@@ -189,7 +209,7 @@ func (r *runner) shockFigures(add func(string, float64, string)) {
 		}
 	}
 	if any {
-		add("resumed-seconds", last, "s")
+		add(figResumed, last, "s")
 	}
 }
 
@@ -207,7 +227,7 @@ func (r *runner) uplinkFigures(add func(string, float64, string), copies func(ui
 		if err != nil {
 			continue
 		}
-		add("uplink-in-"+s.Name, copies(c.ReceivedBytes-r.uplinks[s.Name].ReceivedBytes), "")
-		add("uplink-out-"+s.Name, copies(c.SentBytes-r.uplinks[s.Name].SentBytes), "")
+		add(figUplinkIn+s.Name, copies(c.ReceivedBytes-r.uplinks[s.Name].ReceivedBytes), "")
+		add(figUplinkOut+s.Name, copies(c.SentBytes-r.uplinks[s.Name].SentBytes), "")
 	}
 }

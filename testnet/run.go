@@ -179,10 +179,13 @@ func (r *runner) links(names Names, what string, fn func(*fabric.Link) error) er
 	return nil
 }
 
+// contentFile is how large the files of a scenario's content are, in bytes.
+const contentFile = 4 << 20
+
 // pack makes the content and packs it.
 func (r *runner) pack(ctx context.Context, name string) error {
 	dir := filepath.Join(r.dir, "content")
-	if err := MakeContent(dir, int64(r.sc.Size), 1); err != nil {
+	if err := MakeContent(dir, int64(r.sc.Size), contentFile, 1); err != nil {
 		return err
 	}
 	m := r.members[name]
@@ -190,7 +193,7 @@ func (r *runner) pack(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	res, err := node.Pack(ctx, api.PackRequest{Dir: dir}, nil)
+	res, err := node.Pack(ctx, api.PackRequest{Dir: dir, Reproducible: true}, nil)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // Bounds of a scenario: more is not what one machine runs.
@@ -31,12 +32,27 @@ func (s Scenario) check() error {
 	if s.packer() == "" {
 		return errors.New("no step packs anything")
 	}
+	for name := range s.Goals {
+		if !s.isFigure(name) {
+			return fmt.Errorf("goals: no figure %q", name)
+		}
+	}
 	for i, step := range s.Steps {
 		if err := s.checkStep(step); err != nil {
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
 	}
 	return nil
+}
+
+// isFigure reports whether Result.Figures may have one of that name.
+func (s Scenario) isFigure(name string) bool {
+	for _, prefix := range []string{figUplinkIn, figUplinkOut} {
+		if site, ok := strings.CutPrefix(name, prefix); ok {
+			return slices.ContainsFunc(s.Sites, func(x ScenarioSite) bool { return x.Name == site && x.Uplink != ScenarioUplink{} })
+		}
+	}
+	return slices.Contains(figureNames, name)
 }
 
 func (s Scenario) checkStep(step Step) error {
