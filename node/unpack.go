@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,6 +31,9 @@ func (n *Node) Unpack(ctx context.Context, req api.UnpackRequest, progress func(
 		}
 	}
 	res, err := unpack.Dir(ctx, im, n.working(im.CID()), req.Dir, opts)
+	if errors.Is(err, unpack.ErrNotEmpty) {
+		return api.UnpackResult{}, api.WithCode(api.Exists, err)
+	}
 	if err != nil {
 		return api.UnpackResult{}, err
 	}

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"net/http"
 	"syscall"
@@ -55,7 +54,6 @@ var sentinels = []struct {
 }{
 	{NotFlist, flist.ErrNotFlist, http.StatusUnprocessableEntity},
 	{Corrupt, ErrCorrupt, http.StatusUnprocessableEntity},
-	{Corrupt, io.ErrUnexpectedEOF, http.StatusUnprocessableEntity},
 	{Version, ErrVersion, http.StatusUnprocessableEntity},
 	{Unreadable, ErrUnreadable, http.StatusConflict},
 	{InUse, ErrInUse, http.StatusConflict},

@@ -36,7 +36,8 @@ func Listen(socket string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on control socket %s: %w", socket, err)
 	}
-	return &ownerListener{UnixListener: l, path: socket, uid: uint32(os.Geteuid())}, nil
+	own := uint32(os.Geteuid())
+	return &ownerListener{UnixListener: l, path: socket, may: func(uid uint32) bool { return uid == own || uid == 0 }}, nil
 }
 
 const maxSocketPath = 108 // sun_path, with the closing zero
@@ -91,11 +92,11 @@ func listenPrivate(socket string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// ownerListener accepts connections of one user and of root only.
+// ownerListener accepts connections of those users who may connect.
 type ownerListener struct {
 	*net.UnixListener
 	path string // where the socket is; the listener knows it under its first name
-	uid  uint32
+	may  func(uid uint32) bool
 }
 
 // Accept returns the next connection of somebody who may connect.
@@ -105,7 +106,7 @@ func (l *ownerListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peerUID(conn); err == nil && (uid == l.uid || uid == 0) {
+		if uid, err := peerUID(conn); err == nil && l.may(uid) {
 			return conn, nil
 		}
 		_ = conn.Close()
