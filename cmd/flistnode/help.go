@@ -159,6 +159,7 @@ const exitCodesHelp = `The exit code of every flistnode command:
     5    in use: the data directory belongs to another process, a mount is busy
     6    a difference was found (diff), or something is missing or damaged (verify)
     130  interrupted by ctrl-C or SIGTERM; a second ctrl-C stops at once
+    141  nobody reads the output any more, as with "head"
 
 "daemon" and a "mount" in the foreground end with 0 when they are told to stop.
 
