@@ -42,8 +42,9 @@ fuzz: ## fuzz everything that reads bytes from disk or network, FUZZTIME each
 	  $(GO) test -list '^Fuzz' $$p | grep '^Fuzz' | while read -r f; do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),30s) $$p || exit 1; done || exit 1; done
 
-bench: build ## the benchmarks as a table: figure, what it is compared with, ratio (ROOT=... for a root file system)
-	$(GO) run ./bench/cmd $(if $(ROOT),-root $(ROOT)) -flistnode $(BIN)
+bench: build ## the benchmarks as tables: figure, what it is compared with, ratio (ROOT=... for a root file system)
+	mkdir -p bench/out
+	$(BIN) bench all $(if $(ROOT),--root $(ROOT)) --out bench/out/bench.json
 
 man: build ## man pages into bin/man
 	$(BIN) docs man bin/man

@@ -92,7 +92,7 @@ func (d *differ) run() {
 // step handles the next name of p and returns what is below it.
 func (d *differ) step(p *pair) (below pair, more bool) {
 	c := Change{}
-	order := 0
+	var order int
 	var nameA, nameB, name []byte
 	if p.a < p.aEnd {
 		nameA, c.A = d.a.Entry(p.a)

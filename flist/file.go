@@ -27,7 +27,7 @@ func WriteFile(ctx context.Context, w io.Writer, src chunk.Source, im *Image, op
 	if err != nil {
 		return fmt.Errorf("write .flist: %w", err)
 	}
-	defer zw.Close()
+	defer func() { _ = zw.Close() }() // ends its goroutines after an error; else it is closed already
 	out, err := storage.NewWritable(zw, []cid.Cid{im.cid}, car.WriteAsCarV1(true))
 	if err != nil {
 		return fmt.Errorf("write .flist: %w", err)

@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"sync/atomic"
@@ -142,6 +141,7 @@ func (m *Mount) Run(ctx context.Context) error {
 	defer stop()
 	server, err := fuse.NewServer(newFileSystem(reads, m), m.dir, m.fuseOptions())
 	if err != nil {
+		checkMounts(m.dir) // clears what a failure half-way may have left
 		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
 	}
 	served := make(chan struct{})
@@ -216,7 +216,7 @@ func (m *Mount) takeAway(served <-chan struct{}) error {
 	}
 	// MNT_FORCE ends the connection even where other mount namespaces still
 	// hold the file system, MNT_DETACH frees the mount point.
-	if err := unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil && !errors.Is(err, errNotMounted) {
+	if err := unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil && !errors.Is(err, ErrNotMounted) {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
 	}
 	select {
@@ -228,26 +228,37 @@ func (m *Mount) takeAway(served <-chan struct{}) error {
 	}
 }
 
-// Unmount unmounts on request. If processes use the mount, or something is
-// mounted inside, it changes nothing and returns a *BusyError that names
-// them; with lazy it takes the mount out of the tree all the same, and those
-// processes are served until they let go. It returns nil if the file system
-// is no longer mounted. Run returns some time after Unmount.
+// Unmount unmounts on request, once Ready. If processes use the mount, or
+// something is mounted inside, it changes nothing and returns a *BusyError
+// that names them; with lazy it takes the mount out of the tree all the same,
+// and those processes are served until they let go. It returns nil if the
+// file system is no longer mounted. Run returns some time after Unmount.
 func (m *Mount) Unmount(lazy bool) error {
-	if on, err := mountsAt(m.dir); err != nil {
+	select {
+	case <-m.ready:
+	default:
+		return fmt.Errorf("unmount %s: it is not mounted yet: end Run's context instead", m.dir)
+	}
+	top, err := topMount(m.dir)
+	if err != nil || top.dev != m.dev {
 		return err
-	} else if len(on) == 0 || on[len(on)-1].dev != m.dev {
-		return nil
 	}
 	return Unmount(m.dir, lazy)
 }
 
-// Unmount unmounts whatever flist is mounted on dir, also one whose process
-// is gone; see Mount.Unmount.
+// Unmount unmounts the flist that is mounted on dir, by whatever process, also
+// one that is gone; see Mount.Unmount. Nothing else is ever unmounted.
 func Unmount(dir string, lazy bool) error {
 	dir, err := resolve(dir)
 	if err != nil {
+		return fmt.Errorf("unmount: %w", err)
+	}
+	top, err := topMount(dir)
+	if err != nil {
 		return err
+	}
+	if !top.ours() {
+		return fmt.Errorf("unmount %s: no flist is mounted there: %w", dir, ErrNotMounted)
 	}
 	flags := 0
 	if lazy {
@@ -266,5 +277,5 @@ func Unmount(dir string, lazy bool) error {
 	case errors.Is(err, unix.EBUSY):
 		return &BusyError{Dir: dir, Holders: findHolders(dir), Mounts: mountsBelow(dir)}
 	}
-	return fmt.Errorf("unmount %s: %w", filepath.Clean(dir), err)
+	return fmt.Errorf("unmount %s: %w", dir, err)
 }

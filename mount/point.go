@@ -15,9 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNotMounted says that nothing is mounted where something was to be
-// unmounted.
-var errNotMounted = errors.New("not mounted")
+// ErrNotMounted says that no flist is mounted where one was to be unmounted.
+var ErrNotMounted = errors.New("not mounted")
 
 // Check reports why an flist cannot be mounted on dir: nil, or an error that
 // says what is wrong and what to do. A mount of flistnode on dir whose process
@@ -156,6 +155,16 @@ func mountsAt(dir string) ([]mountPoint, error) {
 	return on, err
 }
 
+// topMount returns what one sees on dir; the zero mountPoint if nothing is
+// mounted there.
+func topMount(dir string) (mountPoint, error) {
+	on, err := mountsAt(dir)
+	if err != nil || len(on) == 0 {
+		return mountPoint{}, err
+	}
+	return on[len(on)-1], nil
+}
+
 // mountsBelow returns the mount points inside dir.
 func mountsBelow(dir string) []string {
 	all, _ := mounts() // only to explain an error
@@ -210,7 +219,7 @@ func unescape(s string) string {
 }
 
 // unmount is umount2(2), by way of fusermount3 for those who may not. Errors:
-// unix.EBUSY, errNotMounted, others.
+// unix.EBUSY, ErrNotMounted, others.
 func unmount(dir string, flags int) error {
 	err := unix.Unmount(dir, flags|unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EPERM) {
@@ -228,7 +237,7 @@ func unmount(dir string, flags int) error {
 		return fmt.Errorf("%w; fusermount3: %v %s", err, ferr, strings.TrimSpace(string(out)))
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: %w", errNotMounted, err)
+		return fmt.Errorf("%w: %w", ErrNotMounted, err)
 	}
 	return err
 }

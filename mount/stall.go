@@ -7,9 +7,9 @@ import (
 )
 
 // stalls remembers for a short while which chunks could not be had. When a
-// readahead fails, the kernel at once asks for the single page again; without
-// this memory a reader would wait the whole ReadTimeout twice and every
-// failure would be logged twice.
+// readahead fails, the kernel asks for the same pages again, and then for the
+// one page alone; without this memory a reader would wait three times the
+// ReadTimeout, and every failure would be logged three times.
 type stalls struct {
 	some atomic.Bool // fast path: nothing is remembered
 	mu   sync.Mutex
@@ -18,7 +18,7 @@ type stalls struct {
 
 const (
 	stallMemory   = 5 * time.Second
-	stallPatience = time.Second // wait for a chunk that has just failed
+	stallPatience = 500 * time.Millisecond // wait for a chunk that has just failed
 	maxStalls     = 1024
 )
 

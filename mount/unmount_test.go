@@ -78,6 +78,21 @@ func TestBusyMountNamesItsUsers(t *testing.T) {
 	}
 }
 
+func TestOnlyFlistsAreUnmounted(t *testing.T) {
+	needFUSE(t)
+	dir := t.TempDir()
+	if err := mount.Unmount(dir, false); !errors.Is(err, mount.ErrNotMounted) {
+		t.Errorf("a plain directory: %v", err)
+	}
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		t.Skipf("tmpfs: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	if err := mount.Unmount(dir, true); !errors.Is(err, mount.ErrNotMounted) || !isMounted(t, dir) {
+		t.Errorf("a tmpfs: %v", err)
+	}
+}
+
 func TestMountInsideMakesBusy(t *testing.T) {
 	m := newMemory()
 	r := start(t, build(t, m, zoo()), m)

@@ -11,7 +11,6 @@ import (
 	"github.com/flistnode/flistnode/flist/chunk"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/namespace"
-	dssync "github.com/ipfs/go-datastore/sync"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/provider"
 	"github.com/libp2p/go-libp2p-kad-dht/provider/keystore"
@@ -61,7 +60,7 @@ type announcer struct {
 func newAnnouncer(ctx context.Context, h host.Host, d *dht.IpfsDHT, cfg Config) (*announcer, error) {
 	a := &announcer{
 		host: h, dht: d, interval: cfg.ReprovideInterval, log: cfg.Log,
-		state:   dssync.MutexWrap(ds.NewMapDatastore()),
+		state:   newMemStore(),
 		backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1),
 	}
 	var err error
@@ -219,12 +218,11 @@ func (h *Host) StopAnnouncing(ids ...chunk.ID) error { return h.announcer.put(fa
 
 // AnnounceStats says how far announcing has come.
 type AnnounceStats struct {
-	Online   bool  // there is somebody to announce to
-	Keys     int   // keys that are kept announced
-	Backlog  int   // keys noted and not yet handed on
-	Pending  int   // keys whose first announcement is still to be sent
-	Regions  int   // parts of the key space still to be announced anew
-	Provided int64 // records announced since the first peer came
+	Online  bool // there is somebody to announce to
+	Keys    int  // keys that are kept announced
+	Backlog int  // keys noted and not yet handed on
+	Pending int  // keys whose announcement waits or is being sent
+	Regions int  // parts of the key space that wait to be announced again
 }
 
 // AnnounceStats returns the present figures.
@@ -245,8 +243,7 @@ func (h *Host) AnnounceStats(ctx context.Context) (AnnounceStats, error) {
 	if err != nil {
 		return s, fmt.Errorf("statistics of announcing: %w", err)
 	}
-	s.Pending = int(ps.Queues.PendingKeyProvides)
+	s.Pending = int(ps.Queues.PendingKeyProvides) + ps.Operations.Ongoing.KeyProvides + ps.Operations.Ongoing.KeyReprovides
 	s.Regions = int(ps.Queues.PendingRegionReprovides)
-	s.Provided = int64(ps.Operations.Past.KeysProvided)
 	return s, nil
 }

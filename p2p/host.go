@@ -17,7 +17,6 @@ import (
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
-	dssync "github.com/ipfs/go-datastore/sync"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -86,7 +85,7 @@ func New(ctx context.Context, cfg Config) (*Host, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Datastore == nil {
-		cfg.Datastore = dssync.MutexWrap(ds.NewMapDatastore())
+		cfg.Datastore = newMemStore()
 	}
 	if len(cfg.Listen) == 0 {
 		cfg.Listen = DefaultListen()

@@ -58,7 +58,7 @@ const cleanupTimeout = time.Minute
 // says so.
 func Demo(ctx context.Context, opts DemoOptions) (res DemoResult, err error) {
 	if opts.Source == "" {
-		if opts.Source, err = usualDir(ctx); err != nil {
+		if opts.Source, err = UsualDir(ctx); err != nil {
 			return res, err
 		}
 	}
@@ -173,9 +173,9 @@ func removeAll(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// usualDir returns the smallest of some directories nearly every machine has
+// UsualDir returns the smallest of some directories nearly every machine has
 // that holds at least 100 MB.
-func usualDir(ctx context.Context) (string, error) {
+func UsualDir(ctx context.Context) (string, error) {
 	const enough, most = 100e6, 4e9
 	best, bestSize := "", int64(most)
 	for _, dir := range []string{"/usr/share", "/usr/lib", "/usr/bin", "/usr/local"} {

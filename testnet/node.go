@@ -47,7 +47,7 @@ func startNode(ctx context.Context, binary string, args []string, name, dir stri
 	defer log.Close() // the process has its own descriptor
 	n := &Node{Name: name, Dir: dir, ended: make(chan struct{})}
 	// The process is not bound to ctx: Stop lets it unmount and end in order.
-	n.cmd = exec.Command(binary, args...)
+	n.cmd = exec.CommandContext(context.WithoutCancel(ctx), binary, args...)
 	n.cmd.Stderr = log
 	// A process group of its own: ctrl-C in a terminal goes to us alone. And
 	// no node outlives a testnet that was killed.
@@ -78,7 +78,7 @@ func (n *Node) waitReady(ctx context.Context) error {
 				n.addr = n.id.Addrs[0]
 				return nil
 			}
-			client.Close()
+			_ = client.Close() // it was of no use
 		}
 		select {
 		case <-n.ended:
@@ -159,7 +159,7 @@ func (n *Node) Kill() {
 func (n *Node) closeClient() {
 	n.closeOnce.Do(func() {
 		if n.Client != nil {
-			n.Client.Close()
+			_ = n.Client.Close() // the process behind it has ended
 		}
 	})
 }

@@ -11,10 +11,8 @@ func getArena() *arena { return arenas.Get().(*arena) }
 
 // free gives a back. Slices returned by read are invalid from then on.
 func (a *arena) free() {
-	if a != nil {
-		a.buf = a.buf[:0]
-		arenas.Put(a)
-	}
+	a.buf = a.buf[:0]
+	arenas.Put(a)
 }
 
 // room returns n bytes that read may fill and keep.

@@ -200,11 +200,11 @@ func newPacker(dir string, sink chunk.Sink, opts Options) (*packer, error) {
 	}
 	links := newLinks()
 	p.putter = newPutter(sink, opts.MemoryBytes/4, opts.Workers, &p.counts)
-	p.reader = &reader{putter: p.putter, links: links, noatime: newFlag(true)}
+	p.reader = newReader(p.putter, links)
 	if p.seq, err = newSequencer(sink, opts, links, p.putter, &p.counts); err != nil {
 		return nil, err
 	}
-	if p.walker, err = newWalker(dir, opts, exclude); err != nil {
+	if p.walker, err = newWalker(dir, opts, exclude, p.reader.opener); err != nil {
 		p.seq.close()
 		return nil, err
 	}
@@ -230,16 +230,15 @@ func (p *packer) run(ctx context.Context) (Result, error) {
 		defer close(p.jobs)
 		return p.walker.run(gctx, p.emit)
 	})
-	readers, rctx := errgroup.WithContext(gctx)
 	for range p.opts.Workers {
-		readers.Go(func() error { return p.reader.run(rctx, p.jobs) })
+		g.Go(func() error { return p.reader.run(gctx, p.jobs) })
 		g.Go(func() error { return p.putter.run(gctx) })
 	}
-	g.Go(readers.Wait)
 	g.Go(func() error {
 		if err := p.seq.run(gctx, root, p.order); err != nil {
 			return err
 		}
+		p.reader.finish()
 		p.putter.finish()
 		return nil
 	})

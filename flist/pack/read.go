@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -28,12 +27,25 @@ type item struct {
 
 // reader reads entries. Its run may be started several times.
 type reader struct {
-	putter  *putter
-	links   *links
-	noatime *atomic.Bool
+	putter *putter
+	links  *links
+	opener *opener
+	help   chan part     // taken by whoever is idle
+	done   chan struct{} // closed when there is nothing more to help with
 }
 
-func newFlag(v bool) *atomic.Bool { b := new(atomic.Bool); b.Store(v); return b }
+// part is a run of the entries of a batch. It holds the batch's directory.
+type part struct {
+	b        *batch
+	from, to int
+}
+
+func newReader(p *putter, l *links) *reader {
+	return &reader{putter: p, links: l, opener: &opener{}, help: make(chan part), done: make(chan struct{})}
+}
+
+// finish says that all batches have been read.
+func (r *reader) finish() { close(r.done) }
 
 // hand is the state of one goroutine of a reader.
 type hand struct {
@@ -42,9 +54,11 @@ type hand struct {
 	xattrs xattrReader
 	stx    unix.Statx_t
 	link   []byte
+	part   part // at hand
+	arena  *arena
 }
 
-// run reads batches until there are no more.
+// run reads batches, and helps others with theirs, until finish.
 func (r *reader) run(ctx context.Context, jobs <-chan *batch) error {
 	c, err := newCutter(r.putter)
 	if err != nil {
@@ -52,52 +66,75 @@ func (r *reader) run(ctx context.Context, jobs <-chan *batch) error {
 	}
 	h := &hand{reader: r, cutter: c, link: make([]byte, flist.MaxTarget+1)}
 	for {
+		var p part
 		select {
 		case b, ok := <-jobs:
 			if !ok {
-				return nil
+				jobs = nil
+				continue
 			}
-			err := h.batch(ctx, b)
-			b.release()
-			if err != nil {
-				return err
-			}
+			p = part{b, 0, len(b.entries)}
+		case p = <-r.help:
+		case <-r.done:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		err := h.read(ctx, p)
+		p.b.release()
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// batch fills in the items of b.
-func (h *hand) batch(ctx context.Context, b *batch) error {
-	if b.err != nil || len(b.entries) == 0 {
-		if b.err == nil {
-			close(b.done)
-		}
+// read fills in the items of a part of a batch.
+func (h *hand) read(ctx context.Context, p part) error {
+	if p.from == p.to {
 		return nil
 	}
-	b.items = make([]item, len(b.entries))
-	b.arena = getArena()
-	for i, e := range b.entries {
+	h.part, h.arena = p, p.b.arena()
+	for i := p.from; i < h.part.to; i++ {
+		it := &p.b.items[i]
 		var err error
 		for range maxTries {
-			b.items[i] = item{}
-			if err = h.entry(ctx, b, e, &b.items[i]); !errors.Is(err, ErrChanging) {
+			*it = item{}
+			if err = h.entry(ctx, p.b, p.b.entries[i], it); !errors.Is(err, ErrChanging) {
 				break
 			}
 		}
 		if cause, fatal := isFatal(err); fatal {
 			return cause
 		}
+		if exhausted(err) {
+			return Problem{Path: p.b.node.path(p.b.entries[i].name), Err: err}
+		}
 		if err != nil {
-			b.items[i] = item{err: err}
+			*it = item{err: err}
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		h.part.from = i + 1
 	}
-	close(b.done)
+	p.b.finished(h.part.to - p.from)
 	return nil
+}
+
+// shareRest hands the entries after the one at hand to an idle reader, if
+// there is one, because this one takes long.
+func (h *hand) shareRest() {
+	rest := part{h.part.b, h.part.from + 1, h.part.to}
+	if rest.from >= rest.to {
+		return
+	}
+	rest.b.dir.hold()
+	select {
+	case h.help <- rest:
+		h.part.to = rest.from
+	default:
+		rest.b.dir.release()
+	}
 }
 
 // entry reads one entry of b.
@@ -148,7 +185,9 @@ func (h *hand) identify(it *item) {
 
 // file reads a regular file.
 func (h *hand) file(ctx context.Context, b *batch, name string, it *item) error {
-	fd, err := h.open(b.dir.fd, name)
+	// Should a FIFO or a link have come into its place, it is neither waited
+	// for nor followed.
+	fd, err := h.opener.open(b.dir.fd, name, unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -167,7 +206,7 @@ func (h *hand) file(ctx context.Context, b *batch, name string, it *item) error 
 	if it.node.Xattrs, err = h.xattrs.read(target{fd: fd}); err != nil {
 		return err
 	}
-	if err := h.content(ctx, fd, before.size, b, it); err != nil {
+	if err := h.content(ctx, fd, before.size, it); err != nil {
 		return err
 	}
 	if err := h.statx(fd, ""); err != nil {
@@ -179,24 +218,10 @@ func (h *hand) file(ctx context.Context, b *batch, name string, it *item) error 
 	return nil
 }
 
-// open opens a file so that neither a symlink is followed nor a FIFO waited
-// for, if one has come into its place.
-func (h *hand) open(dirfd int, name string) (int, error) {
-	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
-	if h.noatime.Load() {
-		fd, err := openRetry(dirfd, name, flags|unix.O_NOATIME)
-		if err != unix.EPERM {
-			return fd, err
-		}
-		h.noatime.Store(false) // only owners may
-	}
-	return openRetry(dirfd, name, flags)
-}
-
 // content reads a file's bytes up to its end, whatever size it claims.
-func (h *hand) content(ctx context.Context, fd int, size uint64, b *batch, it *item) error {
+func (h *hand) content(ctx context.Context, fd int, size uint64, it *item) error {
 	if size < SmallFile && !hasHole(fd, size) {
-		data, whole, err := b.arena.read(fd, int(size))
+		data, whole, err := h.arena.read(fd, int(size))
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
@@ -207,6 +232,7 @@ func (h *hand) content(ctx context.Context, fd int, size uint64, b *batch, it *i
 		}
 		size = 0 // it is longer than it claims to be
 	}
+	h.shareRest()
 	f, err := h.cutter.cut(ctx, fd, size)
 	if err != nil {
 		return err

@@ -96,7 +96,7 @@ func (s *sequencer) batch(ctx context.Context, b *batch) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer b.arena.free()
+	defer b.free()
 	for i := range b.entries {
 		e, it := &b.entries[i], &b.items[i]
 		if b.node.dropped || it.err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -58,9 +59,40 @@ type batch struct {
 	dir     *openDir
 	entries []entry
 
-	items []item        // the reader's answers, one an entry
-	arena *arena        // holds the content of small files
-	done  chan struct{} // closed when items are there
+	items  []item        // the readers' answers, one an entry
+	read   atomic.Int64  // entries read
+	done   chan struct{} // closed when all are
+	mu     sync.Mutex    // guards arenas
+	arenas []*arena      // hold the content of small files
+}
+
+// newBatch returns a batch that holds dir until the readers are through.
+func newBatch(n *dirNode, first bool, dir *openDir, entries []entry) *batch {
+	b := &batch{node: n, first: first, dir: dir.hold(), entries: entries, items: make([]item, len(entries)), done: make(chan struct{})}
+	b.finished(0)
+	return b
+}
+
+// finished notes that n more entries have been read.
+func (b *batch) finished(n int) {
+	if b.read.Add(int64(n)) == int64(len(b.entries)) {
+		close(b.done)
+	}
+}
+
+func (b *batch) arena() *arena {
+	a := getArena()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.arenas = append(b.arenas, a)
+	return a
+}
+
+// free gives the memory of small files back.
+func (b *batch) free() {
+	for _, a := range b.arenas {
+		a.free()
+	}
 }
 
 func (b *batch) release() {
@@ -103,15 +135,16 @@ type walker struct {
 // fileID tells inodes apart.
 type fileID struct{ dev, ino uint64 }
 
-func newWalker(dir string, opts Options, exclude *Excluder) (*walker, error) {
+func newWalker(dir string, opts Options, exclude *Excluder, opener *opener) (*walker, error) {
 	w := &walker{opts: opts, exclude: exclude, skip: map[fileID]bool{}, buf: make([]byte, 64<<10)}
+	w.cache.opener = opener
 	for _, s := range opts.Skip {
 		var st unix.Stat_t
 		if err := unix.Stat(s, &st); err == nil {
 			w.skip[fileID{st.Dev, st.Ino}] = true
 		}
 	}
-	fd, err := openRetry(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := opener.open(unix.AT_FDCWD, dir, unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +179,9 @@ func (w *walker) run(ctx context.Context, emit func(context.Context, *batch) err
 			return err
 		}
 		dir, entries, err := w.list(n)
+		if exhausted(err) {
+			return err
+		}
 		if err != nil {
 			if err := emit(ctx, &batch{node: n, first: true, err: err, done: closed}); err != nil {
 				return err
@@ -169,9 +205,9 @@ var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c
 func (w *walker) emitDir(ctx context.Context, n *dirNode, dir *openDir, entries []entry, emit func(context.Context, *batch) error) error {
 	defer dir.release()
 	for first := true; first || len(entries) > 0; first = false {
-		b := &batch{node: n, first: first, dir: dir.hold(), done: make(chan struct{})}
 		k := min(batchEntries, len(entries))
-		b.entries, entries = entries[:k], entries[k:]
+		b := newBatch(n, first, dir, entries[:k])
+		entries = entries[k:]
 		if err := emit(ctx, b); err != nil {
 			return err
 		}

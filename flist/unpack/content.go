@@ -189,6 +189,10 @@ func (r *run) do(ctx context.Context, t *task) error {
 
 // fetch gets a chunk and makes sure that it is as long as the image says.
 func (r *run) fetch(ctx context.Context, i uint32) ([]byte, error) {
+	isPack := uint64(i) < r.im.Root().Counts.Packs
+	if data := r.packs.get(i); isPack && data != nil {
+		return data, nil
+	}
 	id, size := r.im.Chunk(i)
 	data, err := r.src.Get(ctx, id)
 	if err != nil {
@@ -196,6 +200,9 @@ func (r *run) fetch(ctx context.Context, i uint32) ([]byte, error) {
 	}
 	if len(data) != size {
 		return nil, &chunk.CorruptError{ID: id, Reason: fmt.Sprintf("content is %d bytes, the flist says %d", len(data), size)}
+	}
+	if isPack && size <= maxCachedBytes {
+		r.packs.add(i, data)
 	}
 	return data, nil
 }

@@ -135,6 +135,7 @@ type run struct {
 	opts   Options
 	strict bool // a loss is an error
 
+	packs *packCache
 	tasks chan *task
 	open  chan struct{} // one token for each file open for content
 
@@ -153,6 +154,7 @@ func newRun(im *flist.Image, src chunk.Source, t *target, opts Options) *run {
 	return &run{
 		im: im, src: src, target: t, opts: opts,
 		strict:     os.Geteuid() == 0 && !opts.AllowLoss,
+		packs:      newPackCache(),
 		tasks:      make(chan *task, opts.Workers),
 		open:       make(chan struct{}, maxOpen),
 		firstNames: map[flist.Inode]firstName{},

@@ -108,9 +108,7 @@ func (c *Client) submit(p peer.ID, r *request) (*lane, error) {
 	l := newLane(c, key, stop)
 	l.push(r)
 	c.lanes[key] = l
-	if key.lane == laneExpress {
-		c.host.ConnManager().Protect(p, connTag)
-	}
+	c.host.ConnManager().Protect(p, connTag)
 	c.wg.Go(func() {
 		err := l.run(ctx)
 		c.forget(l)
@@ -133,9 +131,12 @@ func (c *Client) forget(l *lane) {
 		return // another has taken its place
 	}
 	delete(c.lanes, l.key)
-	if l.key.lane == laneExpress {
-		c.host.ConnManager().Unprotect(l.key.peer, connTag)
+	for lane := range numLanes {
+		if c.lanes[laneKey{l.key.peer, lane}] != nil {
+			return
+		}
 	}
+	c.host.ConnManager().Unprotect(l.key.peer, connTag)
 }
 
 // Close ends all streams, fails what is in flight with ErrClosed, and returns

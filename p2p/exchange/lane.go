@@ -256,7 +256,7 @@ func (l *lane) Read(b []byte) (int, error) {
 
 // readAnswers hands out what comes until the stream ends.
 func (l *lane) readAnswers(st network.Stream) error {
-	r := bufio.NewReaderSize(l, 64<<10)
+	r := bufio.NewReaderSize(l, 16<<10)
 	buf := make([]byte, maxSmallFrame)
 	for {
 		h, err := readHeader(r)

@@ -76,7 +76,7 @@ func (s *Server) answer(ctx context.Context, p peer.ID, r serveRequest) (answer,
 // writeAnswers writes what comes from out until it is closed, and flushes
 // whenever nothing more is waiting. After a failed write it only drains.
 func (s *Server) writeAnswers(ctx context.Context, st network.Stream, out <-chan answer) error {
-	w := bufio.NewWriterSize(deadlineWriter{st, s.cfg.WriteTimeout}, 64<<10)
+	w := bufio.NewWriterSize(deadlineWriter{st, s.cfg.WriteTimeout}, 16<<10)
 	p := st.Conn().RemotePeer()
 	var failed error
 	for a := range out {

@@ -15,7 +15,7 @@ func (m *maker) random(stream byte, n int64) []byte {
 	binary.LittleEndian.PutUint64(key[:], m.opts.Seed)
 	key[31] = stream
 	b := make([]byte, n)
-	rand.NewChaCha8(key).Read(b) // never fails
+	_, _ = rand.NewChaCha8(key).Read(b) // never fails
 	return b
 }
 

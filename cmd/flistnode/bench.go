@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flistnode/flistnode/bench"
+	"github.com/flistnode/flistnode/testnet"
+)
+
+// benchmarks are the tables that can be made, in the order in which "all"
+// makes them.
+var benchmarks = []struct {
+	name, short string
+	run         func(context.Context, bench.Options) (bench.Table, error)
+}{
+	{"load", "load an flist of a million entries from the store", bench.Load},
+	{"image", "pack and unpack a root file system, weigh its flist", bench.Image},
+	{"mount", "mount a root file system by CID and read it", bench.Mount},
+}
+
+func newBench(a *app) *cobra.Command {
+	opts := bench.Options{Progress: func(step string) { fmt.Fprintln(a.stderr, step+" ...") }}
+	var out string
+	cmd := &cobra.Command{
+		Use:   "bench load|image|mount|all",
+		Short: "Measure, beside other tools in the same run",
+		Long: `Measure this program beside other tools and bounds, in the same run and in turn,
+and print tables: the figure, what it is compared with, the ratio. Everything is
+made in a temporary directory and removed at the end.
+
+With --json: one document with all tables.`,
+		Example: `  flistnode bench load
+  flistnode bench image --root ./rootfs --slow`,
+		Args:      wantArgs(1, 1),
+		ValidArgs: []string{"load", "image", "mount", "all"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.bench(cmd.Context(), args[0], opts, out)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; a usual directory if not given")
+	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
+	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
+	f.StringVar(&out, "out", "", "also write the tables as JSON to `FILE`")
+	return cmd
+}
+
+func (a *app) bench(ctx context.Context, which string, opts bench.Options, out string) error {
+	var err error
+	if opts.Binary, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program's file: %w", err)
+	}
+	if opts.Runs < 1 {
+		return usagef("--runs %d: want at least 1", opts.Runs)
+	}
+	if opts.Root == "" && which != "load" {
+		if opts.Root, err = testnet.UsualDir(ctx); err != nil {
+			return err
+		}
+	}
+	if opts.Root, err = filepath.Abs(opts.Root); err != nil {
+		return fmt.Errorf("make path absolute: %w", err)
+	}
+	var tables []bench.Table
+	for _, b := range benchmarks {
+		if which != "all" && which != b.name {
+			continue
+		}
+		t, err := b.run(ctx, opts)
+		if err != nil {
+			return err
+		}
+		tables = append(tables, t)
+		if a.json {
+			continue
+		}
+		if err := t.Print(a.stdout); err != nil {
+			return err
+		}
+	}
+	if len(tables) == 0 {
+		return usagef("no benchmark %s: want load, image, mount or all", quote(which))
+	}
+	if out != "" {
+		if err := writeTables(out, tables); err != nil {
+			return err
+		}
+	}
+	if a.json {
+		return bench.WriteJSON(a.stdout, tables)
+	}
+	return nil
+}
+
+func writeTables(path string, tables []bench.Table) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("write tables: %w", err)
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return bench.WriteJSON(f, tables)
+}
