@@ -175,10 +175,10 @@ root and $XDG_CONFIG_HOME/flistnode/config.yaml for all others:
 
     data: /srv/flistnode
     listen:
-      - /ip4/0.0.0.0/tcp/4010
-      - /ip4/0.0.0.0/udp/4010/quic-v1
+      - /ip4/0.0.0.0/tcp/4101
+      - /ip4/0.0.0.0/udp/4101/quic-v1
     peer:
-      - /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...
+      - /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...
     swarm-key: /etc/flistnode/swarm.key
     no-mdns: true
 

@@ -34,7 +34,7 @@ unless --suid and --dev are given.
 
 With --json: one document with "dir", "flist" and "since".`,
 		Example: `  flistnode mount CID /mnt/image
-  flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...`,
+  flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...`,
 		Args:              wantArgs(2, 2),
 		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // run runs one command line and returns its exit code. It is main without the
@@ -50,12 +52,16 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// withSignals returns a context that the first SIGINT or SIGTERM cancels. The
+// withSignals returns a context that the first SIGINT, SIGTERM or
+// SIGHUP cancels. The
 // second ends the process at once. The returned function stops the watching.
 func withSignals(parent context.Context, stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup wants it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	// A node must not die, and leave its mounts behind, because nobody reads
 	// its output: the write fails instead.
 	signal.Ignore(syscall.SIGPIPE)
@@ -89,7 +95,10 @@ func (e *interruptError) Error() string {
 	if e.signal == syscall.SIGINT {
 		return "interrupted by ctrl-C"
 	}
-	return "interrupted by SIGTERM"
+	if s, ok := e.signal.(syscall.Signal); ok {
+		return "interrupted by " + unix.SignalName(s)
+	}
+	return "interrupted by signal " + e.signal.String()
 }
 
 // interrupted reports whether a signal has asked the command to stop.
