@@ -52,9 +52,9 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// withSignals returns a context that the first SIGINT, SIGTERM or
-// SIGHUP cancels. The
-// second ends the process at once. The returned function stops the watching.
+// withSignals returns a context that the first SIGINT, SIGTERM or SIGHUP
+// cancels. The second ends the process at once. The returned function stops the
+// watching.
 func withSignals(parent context.Context, stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
@@ -63,8 +63,10 @@ func withSignals(parent context.Context, stderr io.Writer) (context.Context, fun
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	// A node must not die, and leave its mounts behind, because nobody reads
-	// its output: the write fails instead.
-	signal.Ignore(syscall.SIGPIPE)
+	// its output: the write fails instead. The signal is caught rather than
+	// ignored, since children inherit only the latter.
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, syscall.SIGPIPE)
 	done := make(chan struct{})
 	go func() {
 		for n := 0; ; n++ {
@@ -82,7 +84,7 @@ func withSignals(parent context.Context, stderr io.Writer) (context.Context, fun
 	}()
 	return ctx, func() {
 		signal.Stop(signals)
-		signal.Reset(syscall.SIGPIPE)
+		signal.Stop(unread)
 		close(done)
 		cancel(nil)
 	}
