@@ -200,6 +200,65 @@ func TestChunkLostFromTheStoreComesFromAPeerAndIsKept(t *testing.T) {
 	}
 }
 
+func TestChunkDamagedOnDiskIsFetchedAgain(t *testing.T) {
+	a := startNode(t, "a", nil)
+	dir, files := sample(t, 10)
+	cid := packed(t, a, dir)
+	cfg := testConfig(t.TempDir())
+	cfg.Peers = a.addrs()
+	t.Run("fetch", func(t *testing.T) {
+		b := startNode(t, "b", func(c *Config) { *c = cfg })
+		_, err := b.Fetch(t.Context(), api.FetchRequest{FList: cid}, nil)
+		must(t, err)
+	})
+	// Random content does not compress, so it lies in the store as it is.
+	large := files["/usr/lib/large"]
+	damage(t, cfg.Data, large[len(large)/2:][:64])
+
+	b := startNode(t, "b again", func(c *Config) { *c = cfg }, a)
+	var got bytes.Buffer
+	must(t, b.Cat(t.Context(), cid, "/usr/lib/large", &got))
+	if !bytes.Equal(got.Bytes(), large) {
+		t.Error("content differs")
+	}
+	if st := b.swarm.Stats(); st.Chunks != 1 {
+		t.Errorf("%d chunks were fetched again, want 1", st.Chunks)
+	}
+	ver, err := b.Verify(t.Context(), api.VerifyRequest{FList: cid, Digests: true}, nil)
+	if err != nil || !ver.OK() {
+		t.Errorf("verify after repair: %+v, %v", ver, err)
+	}
+}
+
+// damage changes one byte in the file below dir that holds content.
+func damage(t *testing.T, dir string, content []byte) {
+	t.Helper()
+	done := false
+	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		at := bytes.Index(b, content)
+		if at < 0 {
+			return nil
+		}
+		done = true
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt([]byte{^content[0]}, int64(at))
+		return errors.Join(err, f.Close())
+	}))
+	if !done {
+		t.Fatal("content is not in the store's files")
+	}
+}
+
 func TestThirdNodeFindsAChunkThroughTheDHTAlone(t *testing.T) {
 	middle := startNode(t, "middle", nil)
 	a := startNode(t, "a", nil, middle)
