@@ -394,3 +394,28 @@ func BenchmarkLoopback(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRawStream is what there is to reach: bytes over one libp2p stream
+// with the same security, without any protocol.
+func BenchmarkRawStream(b *testing.B) {
+	const size = 128 << 10
+	x, y := pair(b)
+	y.SetStreamHandler("/raw", func(st network.Stream) {
+		_, _ = io.Copy(io.Discard, st)
+		_ = st.Close()
+	})
+	st, err := x.NewStream(ctxOf(b), y.ID(), "/raw")
+	if err != nil {
+		b.Fatal(err)
+	}
+	data := make([]byte, size)
+	b.SetBytes(size)
+	b.ResetTimer()
+	for range b.N {
+		if _, err := st.Write(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = st.CloseWrite()
+	_, _ = io.Copy(io.Discard, st)
+}
