@@ -157,6 +157,9 @@ func openat(dir int, name string, flags int) (int, error) {
 	return retry(func() (int, error) { return unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0) })
 }
 
+// closeFD closes a descriptor through which nothing was written.
+func closeFD(fd int) { _ = unix.Close(fd) }
+
 // retry calls f again as long as a signal interrupts it; the Go runtime
 // itself sends some, and a FUSE file system lets them through.
 func retry(f func() (int, error)) (int, error) {

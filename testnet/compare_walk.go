@@ -89,7 +89,7 @@ func (c *comparer) openRoots(a, b string) (*level, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", root, err)
 		}
-		defer unix.Close(fd)
+		defer closeFD(fd)
 		sides[i] = newEntry(fd, ".")
 		if err := sides[i].stat(); err != nil {
 			return nil, err
@@ -217,7 +217,7 @@ func (d *openDir) open(e *entry) (names []string, err error) {
 
 func (d *openDir) close() {
 	if d.fd >= 0 {
-		unix.Close(d.fd)
+		closeFD(d.fd)
 		d.fd = -1
 	}
 }

@@ -159,7 +159,7 @@ func (n *Node) Kill() {
 func (n *Node) closeClient() {
 	n.closeOnce.Do(func() {
 		if n.Client != nil {
-			_ = n.Client.Close() // the process behind it has ended
+			_ = n.Close() // the client; the process behind it has ended
 		}
 	})
 }

@@ -28,7 +28,7 @@ func openBeneath(root int, path []byte) (int, error) {
 			single, err = true, nil
 			continue
 		}
-		unix.Close(fd)
+		closeFD(fd)
 		fd, path = next, bytes.TrimLeft(path[n:], "/")
 	}
 	if err != nil {
@@ -81,6 +81,9 @@ func checkName(name []byte) error {
 func openat(dir int, name string, flags int, perm uint32) (int, error) {
 	return retry(func() (int, error) { return unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm) })
 }
+
+// closeFD closes a descriptor through which nothing was written.
+func closeFD(fd int) { _ = unix.Close(fd) }
 
 // fdPath is a path to what is open at fd, even if only as O_PATH.
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

@@ -53,8 +53,7 @@ func (r *run) makeFile(ctx context.Context, l *level, name string, ino flist.Ino
 		return err
 	}
 	if err := r.queue(ctx, f, attr.Size); err != nil {
-		f.failed.Store(true)
-		r.release(f)
+		r.giveUp(f)
 		return err
 	}
 	return r.release(f)
@@ -143,8 +142,7 @@ func (r *run) abandon(t *task) {
 		return
 	}
 	for _, w := range t.writes {
-		w.f.failed.Store(true)
-		r.release(w.f)
+		r.giveUp(w.f)
 	}
 }
 
@@ -221,6 +219,12 @@ func (w write) put(data []byte) error {
 		data, off = data[n:], off+int64(n)
 	}
 	return nil
+}
+
+// giveUp lets go of a file that will not be whole.
+func (r *run) giveUp(f *file) {
+	f.failed.Store(true)
+	_ = r.release(f) // there is an error already
 }
 
 // release lets go of a file. The last holder restores its attributes, unless

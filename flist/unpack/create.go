@@ -67,7 +67,7 @@ func (r *run) link(l *level, name []byte, first firstName) error {
 		if from, err = openBeneath(r.target.fd, r.im.Path(first.dir)); err != nil {
 			return fmt.Errorf("open %s to link from: %w", r.path(first.dir), err)
 		}
-		defer unix.Close(from)
+		defer closeFD(from)
 	}
 	return r.create(l.fd, string(name), "link", func() error {
 		return unix.Linkat(from, string(firstEntry), l.fd, string(name), 0)
@@ -99,7 +99,7 @@ func (r *run) makeOther(l *level, name string, ino flist.Inode, attr flist.Attr)
 	if err != nil {
 		return false, fmt.Errorf("open: %w", err)
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != typ || st.Nlink != 1 {
 		return false, errors.Join(errors.New("somebody replaced it meanwhile"), err)

@@ -3,7 +3,6 @@ package unpack_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/flist/pack"
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
 )
@@ -193,103 +193,15 @@ func load(t *testing.T, m *memory, root cid.Cid) *flist.Image {
 	return im
 }
 
-// packDir makes an image of a directory on disk. It keeps every directory
-// open, so it is for small trees.
+// packDir makes an image of a directory on disk as --reproducible does, with
+// no time clamped.
 func packDir(t *testing.T, m *memory, path string) *flist.Image {
 	t.Helper()
-	p := newPacker(t, m)
-	root, err := os.Open(path)
-	p.must(err)
-	dirs := []*os.File{root}
-	p.must(p.b.Root(p.node(root, ".")))
-	links := map[uint64]flist.Inode{}
-	for i := 0; i < len(dirs); i++ {
-		p.b.NextDir()
-		names, err := dirs[i].Readdirnames(-1)
-		p.must(err)
-		slices.Sort(names)
-		for _, name := range names {
-			var st unix.Stat_t
-			p.must(unix.Fstatat(int(dirs[i].Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW))
-			isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-			if ino, ok := links[st.Ino]; ok && !isDir {
-				p.must(p.b.Link([]byte(name), ino))
-				continue
-			}
-			links[st.Ino], err = p.b.Add([]byte(name), p.node(dirs[i], name))
-			p.must(err)
-			if isDir {
-				fd, err := unix.Openat(int(dirs[i].Fd()), name, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-				p.must(err)
-				dirs = append(dirs, os.NewFile(uintptr(fd), name))
-			}
-		}
+	res, err := pack.Dir(t.Context(), path, m, pack.Options{Reproducible: true})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, d := range dirs {
-		d.Close()
-	}
-	return p.image()
-}
-
-func (p *packer) node(d *os.File, name string) flist.Node {
-	var st unix.Stat_t
-	p.must(unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW))
-	n := flist.Node{Attr: flist.Attr{
-		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: st.Rdev,
-		Mtime: flist.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)},
-	}}
-	path := fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name)
-	buf := make([]byte, 64<<10)
-	size, err := unix.Llistxattr(path, buf)
-	p.must(err)
-	for _, x := range strings.Split(string(buf[:size]), "\x00") {
-		if x != "" {
-			value := make([]byte, 64<<10)
-			size, err := unix.Lgetxattr(path, x, value)
-			p.must(err)
-			n.Xattrs = append(n.Xattrs, flist.Xattr{Name: []byte(x), Value: value[:size]})
-		}
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFLNK:
-		target := make([]byte, 5000)
-		size, err := unix.Readlinkat(int(d.Fd()), name, target)
-		p.must(err)
-		n.Target = target[:size]
-	case unix.S_IFREG:
-		fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
-		p.must(err)
-		f := os.NewFile(uintptr(fd), name)
-		defer f.Close()
-		n.Extents = p.extents(f, st.Size)
-	}
-	return n
-}
-
-func (p *packer) extents(f *os.File, size int64) (all []flist.Extent) {
-	for off := int64(0); off < size; {
-		data, err := f.Seek(off, unix.SEEK_DATA)
-		if err != nil {
-			data = size
-		}
-		if data > off {
-			all = append(all, flist.Extent{Kind: flist.Hole, Length: uint64(data - off)})
-		}
-		if data == size {
-			break
-		}
-		end, err := f.Seek(data, unix.SEEK_HOLE)
-		p.must(err)
-		buf := make([]byte, end-data)
-		_, err = f.ReadAt(buf, data)
-		p.must(err)
-		if data == 0 && end == size {
-			return p.lay(buf)
-		}
-		all = append(all, p.cut(buf)...)
-		off = end
-	}
-	return all
+	return load(t, m, res.CID)
 }
 
 func newMemory() *memory { return &memory{chunks: map[chunk.ID][]byte{}} }

@@ -177,7 +177,7 @@ func (r *run) closeDir(d closedDir) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.path(d.ino), err)
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	if err := unix.Chmod(fdPath(fd), d.perm); err != nil {
 		return fmt.Errorf("%s: set mode %04o: %w", r.path(d.ino), d.perm, err)
 	}

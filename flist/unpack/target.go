@@ -48,7 +48,7 @@ func openTarget(dir string, im *flist.Image, overwrite bool) (*target, error) {
 	}
 	if err := t.prepare(); err != nil {
 		if t.fd >= 0 {
-			t.putBack()
+			err = errors.Join(err, t.putBack())
 			t.close()
 		}
 		return nil, err
@@ -78,10 +78,11 @@ func (t *target) prepare() (err error) {
 	}
 	if !t.overwrite && t.existed {
 		// Nobody else may change entries between making and restoring them.
-		t.changed = true
-		if err := unix.Fchmod(t.fd, 0o700); err != nil && !errors.Is(err, unix.EPERM) {
+		err := unix.Fchmod(t.fd, 0o700)
+		if err != nil && !errors.Is(err, unix.EPERM) {
 			return err
 		}
+		t.changed = err == nil
 		if os.Geteuid() == 0 {
 			if err := unix.Fchown(t.fd, 0, 0); err != nil && !errors.Is(err, unix.EPERM) {
 				return err
@@ -126,7 +127,7 @@ func (t *target) names() ([]string, error) {
 	return names, err
 }
 
-func (t *target) close() { unix.Close(t.fd) }
+func (t *target) close() { closeFD(t.fd) }
 
 // undo removes what was made. It returns what is left behind, in words, or "".
 // closed are directories that their owner could not empty.
@@ -137,11 +138,12 @@ func (t *target) undo(closed []closedDir, path func(flist.Inode) []byte) (left s
 		}
 		return fmt.Sprintf("what was unpacked so far stays there, with the marker %s", t.marker)
 	}
-	unix.Fchmod(t.fd, 0o700)
+	// Where this fails, empty does, and says so.
+	_ = unix.Fchmod(t.fd, 0o700)
 	for _, d := range slices.Backward(closed) {
 		if fd, err := openBeneath(t.fd, path(d.ino)); err == nil {
-			unix.Chmod(fdPath(fd), 0o700)
-			unix.Close(fd)
+			_ = unix.Chmod(fdPath(fd), 0o700)
+			closeFD(fd)
 		}
 	}
 	if err := t.empty(); err != nil {
@@ -153,7 +155,9 @@ func (t *target) undo(closed []closedDir, path func(flist.Inode) []byte) (left s
 		}
 		return ""
 	}
-	t.putBack()
+	if err := t.putBack(); err != nil {
+		return fmt.Sprintf("the attributes of the empty directory could not be put back: %v", err)
+	}
 	return ""
 }
 
@@ -167,7 +171,7 @@ func (t *target) empty() error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	// The marker goes last.
 	slices.SortFunc(names, func(a, b string) int {
 		switch t.marker {
@@ -186,21 +190,24 @@ func (t *target) empty() error {
 	return nil
 }
 
-// putBack gives the directory the attributes it had.
-func (t *target) putBack() {
+// putBack gives the directory the attributes it had, or removes it if it is
+// new.
+func (t *target) putBack() error {
 	if !t.existed {
-		os.Remove(t.dir)
-		return
+		return os.Remove(t.dir)
 	}
+	var errs []error
 	if t.defaultACL != nil {
-		unix.Fsetxattr(t.fd, defaultACLName, t.defaultACL, 0)
+		errs = append(errs, unix.Fsetxattr(t.fd, defaultACLName, t.defaultACL, 0))
 	}
 	if t.changed {
-		unix.Fchown(t.fd, int(t.before.Uid), int(t.before.Gid))
-		unix.Fchmod(t.fd, t.before.Mode&0o7777)
+		if os.Geteuid() == 0 {
+			errs = append(errs, unix.Fchown(t.fd, int(t.before.Uid), int(t.before.Gid)))
+		}
 		ts := []unix.Timespec{t.before.Atim, t.before.Mtim}
-		unix.UtimesNanoAt(t.fd, "", ts, unix.AT_EMPTY_PATH)
+		errs = append(errs, unix.Fchmod(t.fd, t.before.Mode&0o7777), unix.UtimesNanoAt(t.fd, "", ts, unix.AT_EMPTY_PATH))
 	}
+	return errors.Join(errs...)
 }
 
 const defaultACLName = "system.posix_acl_default"

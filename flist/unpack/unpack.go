@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -209,32 +208,5 @@ func (r *run) result() Result {
 	return Result{
 		Entries: r.entries.Load(), Files: r.files.Load(), Bytes: r.bytes.Load(),
 		NotRestored: r.losses.problems(),
-	}
-}
-
-// reportProgress calls opts.Progress until the returned function has been
-// called, which reports once more.
-func (r *run) reportProgress() (stop func()) {
-	if r.opts.Progress == nil {
-		return func() {}
-	}
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		tick := time.NewTicker(200 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				r.opts.Progress(r.progress())
-			case <-done:
-				r.opts.Progress(r.progress())
-				return
-			}
-		}
-	})
-	return func() {
-		close(done)
-		wg.Wait()
 	}
 }

@@ -162,7 +162,7 @@ func (l *level) reopen(child int) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Dev != l.dev || st.Ino != l.number {
-		unix.Close(fd)
+		closeFD(fd)
 		return errors.Join(errors.New("somebody moved the directory meanwhile"), err)
 	}
 	l.fd = fd
@@ -171,7 +171,7 @@ func (l *level) reopen(child int) error {
 
 func (l *level) close() {
 	if l.fd >= 0 {
-		unix.Close(l.fd)
+		closeFD(l.fd)
 		l.fd = -1
 	}
 }
