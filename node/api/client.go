@@ -174,9 +174,13 @@ func (c *Client) content(ctx context.Context, path string, query url.Values, w i
 	if text == "" {
 		return nil
 	}
-	wire := new(Error)
-	if err := json.Unmarshal([]byte(text), wire); err != nil {
+	plain, err := url.PathUnescape(text)
+	if err != nil {
 		return fmt.Errorf("read the node's error %q: %w", text, err)
+	}
+	wire := new(Error)
+	if err := json.Unmarshal([]byte(plain), wire); err != nil {
+		return fmt.Errorf("read the node's error %q: %w", plain, err)
 	}
 	return wire
 }
