@@ -3,10 +3,14 @@ package node
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/flistnode/flistnode/node/api"
 )
@@ -62,6 +66,61 @@ func TestMountedFilesAreThoseThatWerePacked(t *testing.T) {
 			t.Errorf("mounted again: %v, %v", left, err)
 		}
 	})
+}
+
+func TestReadOfAChunkNobodyHasFailsAfterABoundedWaitAndSaysWhy(t *testing.T) {
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("no FUSE here:", err)
+	}
+	a := startNode(t, "a", nil)
+	dir, files := sample(t, 11)
+	cid := packed(t, a, dir)
+	im, err := a.load(t.Context(), cid)
+	must(t, err)
+	ino, err := im.Resolve([]byte("/usr/lib/large"))
+	must(t, err)
+	piece, _ := im.PieceAt(ino, 0)
+	id, _ := im.Chunk(piece.Chunk)
+	must(t, a.store.Delete(t.Context(), id))
+
+	var said logged
+	short := func(c *Config) { c.ReadTimeout, c.FetchTimeout = time.Second, time.Second }
+	b := startLogged(t, "b", slog.New(slog.NewTextHandler(&said, nil)), short, a)
+	at := t.TempDir()
+	_, err = b.Mount(t.Context(), api.MountRequest{FList: cid, Dir: at})
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("mounting is not allowed here:", err)
+	}
+	must(t, err)
+	if _, err := os.ReadFile(filepath.Join(at, "/usr/lib/large")); !errors.Is(err, syscall.EIO) {
+		t.Errorf("read of a chunk nobody has: %v", err)
+	}
+	for _, want := range []string{"/usr/lib/large", id.String(), a.host.ID().String()} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("the log does not name %s:\n%s", want, said.String())
+		}
+	}
+	if got, err := os.ReadFile(filepath.Join(at, "/etc/hostname")); err != nil || !bytes.Equal(got, files["/etc/hostname"]) {
+		t.Errorf("read of another file: %q, %v", got, err)
+	}
+}
+
+// logged collects what is logged.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestBadMountPointsAreRefused(t *testing.T) {

@@ -38,6 +38,12 @@ func testLog(t testing.TB, name string) *slog.Logger {
 // startNode runs a node on loopback that begins with peers.
 func startNode(t testing.TB, name string, change func(*Config), peers ...*Node) *Node {
 	t.Helper()
+	return startLogged(t, name, testLog(t, name), change, peers...)
+}
+
+// startLogged is startNode for a test that looks at what the node logs.
+func startLogged(t testing.TB, name string, log *slog.Logger, change func(*Config), peers ...*Node) *Node {
+	t.Helper()
 	cfg := testConfig(t.TempDir())
 	for _, p := range peers {
 		cfg.Peers = append(cfg.Peers, p.addrs()...)
@@ -45,7 +51,7 @@ func startNode(t testing.TB, name string, change func(*Config), peers ...*Node) 
 	if change != nil {
 		change(&cfg)
 	}
-	n, err := New(t.Context(), cfg, testLog(t, name))
+	n, err := New(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
