@@ -57,7 +57,7 @@ func (x *xattrReader) read(t target) ([]flist.Xattr, error) {
 			continue
 		}
 		n, err := t.get(string(name), x.buf)
-		if err == unix.ENODATA { // removed meanwhile
+		if errors.Is(err, unix.ENODATA) { // removed meanwhile
 			return nil, ErrChanging
 		}
 		if err != nil {
