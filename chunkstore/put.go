@@ -31,8 +31,10 @@ func (s *Store) Put(ctx context.Context, p chunk.Packed) error {
 
 // PutTrusted is Put without the hash. It is for a caller that has itself, in
 // this process, computed p.ID from the content and packed that content into p
-// (chunk.Pack, chunk.PackAs): packing a directory. It is never for bytes that
-// came from a peer, a file or a user with an ID beside them.
+// (chunk.Pack, chunk.PackAs), as packing a directory does, or opened this very
+// p without an error (Packed.Open), as the swarm does. It is never for bytes
+// that came from a peer, a file or a user with an ID beside them and were not
+// yet opened.
 func (s *Store) PutTrusted(ctx context.Context, p chunk.Packed) error {
 	if err := wellFormed(p); err != nil {
 		return err

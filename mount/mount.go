@@ -141,8 +141,8 @@ func (m *Mount) Run(ctx context.Context) error {
 	defer stop()
 	server, err := fuse.NewServer(newFileSystem(reads, m), m.dir, m.fuseOptions())
 	if err != nil {
-		checkMounts(m.dir) // clears what a failure half-way may have left
-		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+		return errors.Join(err, checkMounts(m.dir)) // a failure half-way may have left something
 	}
 	served := make(chan struct{})
 	go func() {
@@ -150,8 +150,8 @@ func (m *Mount) Run(ctx context.Context) error {
 		server.Serve()
 	}()
 	if err := m.settle(server); err != nil {
-		m.takeAway(served)
-		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+		return errors.Join(err, m.takeAway(served))
 	}
 	m.log.Info("mounted", "inodes", m.im.NumInodes())
 	close(m.ready)
@@ -214,9 +214,13 @@ func (m *Mount) takeAway(served <-chan struct{}) error {
 	if holders := findHolders(m.dir); len(holders) > 0 {
 		m.log.Warn("mount is taken away while in use", "holders", describe(holders))
 	}
-	// MNT_FORCE ends the connection even where other mount namespaces still
-	// hold the file system, MNT_DETACH frees the mount point.
-	if err := unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil && !errors.Is(err, ErrNotMounted) {
+	top, err := topMount(m.dir)
+	if err == nil && top.ours() && (top.dev == m.dev || m.dev == 0) {
+		// MNT_FORCE ends the connection even where other mount namespaces
+		// still hold the file system, MNT_DETACH frees the mount point.
+		err = unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH)
+	}
+	if err != nil && !errors.Is(err, ErrNotMounted) {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
 	}
 	select {
@@ -224,7 +228,7 @@ func (m *Mount) takeAway(served <-chan struct{}) error {
 		m.log.Info("unmounted")
 		return nil
 	case <-time.After(goodbye):
-		return fmt.Errorf("unmount %s: the mount point is free, but another mount namespace or a process keeps the file system until this process ends", m.dir)
+		return fmt.Errorf("unmount %s: another mount namespace, a process or a mount on top keeps the file system until this process ends", m.dir)
 	}
 }
 

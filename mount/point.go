@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,8 +23,8 @@ var ErrNotMounted = errors.New("not mounted")
 // says what is wrong and what to do. A mount of flistnode on dir whose process
 // is gone is cleared away on the way.
 func Check(dir string, opts Options) error {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		return fmt.Errorf("mount: /dev/fuse is missing: load the kernel module (modprobe fuse) or give the container the device: %w", err)
+	if err := checkDevice(); err != nil {
+		return err
 	}
 	if dir == "" {
 		return errors.New("mount: no mount point given")
@@ -57,6 +58,18 @@ func Check(dir string, opts Options) error {
 		return fmt.Errorf("mount point %s is not empty: choose another or say --nonempty: %w", dir, unix.ENOTEMPTY)
 	}
 	return nil
+}
+
+// checkDevice reports whether this process can reach FUSE.
+func checkDevice() error {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("mount: no FUSE here: load the kernel module (modprobe fuse) or give the container /dev/fuse: %w", err)
+	}
+	return fmt.Errorf("mount: this user may not use FUSE: run as root or give access to /dev/fuse: %w", err)
 }
 
 // checkMounts looks at what is mounted on dir already.
@@ -227,14 +240,16 @@ func unmount(dir string, flags int) error {
 		if flags&unix.MNT_DETACH != 0 {
 			args = append([]string{"-z"}, args...)
 		}
-		out, ferr := exec.Command("fusermount3", args...).CombinedOutput()
+		ctx, stop := context.WithTimeout(context.Background(), goodbye)
+		defer stop()
+		out, ferr := exec.CommandContext(ctx, "fusermount3", args...).CombinedOutput()
 		switch {
 		case ferr == nil:
 			return nil
 		case strings.Contains(string(out), "busy"):
 			return unix.EBUSY
 		}
-		return fmt.Errorf("%w; fusermount3: %v %s", err, ferr, strings.TrimSpace(string(out)))
+		return fmt.Errorf("%w; fusermount3: %w %s", err, ferr, strings.TrimSpace(string(out)))
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("%w: %w", ErrNotMounted, err)

@@ -2,8 +2,10 @@ package mount_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -144,5 +146,49 @@ func TestEndOfContextUnmountsEvenWhenBusy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestEndOfContextFreesOtherMountNamespaces(t *testing.T) {
+	m := newMemory()
+	im, _, _ := twoFiles(t, m)
+	r := start(t, im, m)
+	cmd := exec.Command("unshare", "-m", "sleep", "60") // has its own copy of the mount
+	if err := cmd.Start(); err != nil {
+		t.Skipf("unshare: %v", err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	eventually(t, "the other namespace is there", func() bool {
+		here, _ := os.Readlink("/proc/self/ns/mnt")
+		there, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", cmd.Process.Pid))
+		return err == nil && here != there
+	})
+	r.stop()
+	if err := r.ended(t); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if isMounted(t, r.dir) {
+		t.Error("still mounted")
+	}
+}
+
+func TestSetUIDAndDevicesOnlyOnRequest(t *testing.T) {
+	m := newMemory()
+	im := build(t, m, zoo())
+	for _, allowed := range []bool{false, true} {
+		r := start(t, im, m, func(o *mount.Options) { o.SetUID, o.Devices = allowed, allowed })
+		var st unix.Statfs_t
+		if err := unix.Statfs(r.dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if nosuid, nodev := st.Flags&unix.ST_NOSUID != 0, st.Flags&unix.ST_NODEV != 0; nosuid == allowed || nodev == allowed {
+			t.Errorf("allowed %t: nosuid %t, nodev %t", allowed, nosuid, nodev)
+		}
+		f, err := os.Open(r.dir + "/null")
+		if (err == nil) != allowed {
+			t.Errorf("allowed %t: open of a device: %v", allowed, err)
+		}
+		f.Close()
 	}
 }

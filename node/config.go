@@ -10,6 +10,7 @@ import (
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/node/api"
+	"github.com/flistnode/flistnode/p2p"
 )
 
 // Config is everything that can be set about a node. Take DefaultConfig,
@@ -37,7 +38,7 @@ const (
 // DefaultConfig returns the settings of a node of this user.
 func DefaultConfig() Config {
 	cfg := Config{
-		Listen:       []string{"/ip4/0.0.0.0/tcp/4010", "/ip6/::/tcp/4010", "/ip4/0.0.0.0/udp/4010/quic-v1", "/ip6/::/udp/4010/quic-v1"},
+		Listen:       p2p.DefaultListen(),
 		MDNS:         true,
 		CacheBytes:   64 << 20,
 		ReadTimeout:  30 * time.Second,

@@ -65,7 +65,7 @@ func (n *Node) fromSwarm(ctx context.Context, id chunk.ID, w want) (chunk.Packed
 	began := time.Now()
 	for {
 		p, data, err := n.swarm.GetPacked(ctx, id, w.class, swarm.Hint{Root: w.root})
-		if !errors.Is(err, chunk.ErrNotFound) || time.Since(began)+n.findTimeout > w.patience {
+		if !errors.Is(err, chunk.ErrNotFound) || time.Since(began)+n.findTimeout/2 > w.patience {
 			return p, data, err
 		}
 	}

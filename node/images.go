@@ -45,6 +45,9 @@ func (n *Node) load(ctx context.Context, name string) (*flist.Image, error) {
 		return im, nil
 	}
 	return n.images.loading.do(ctx, root, func(ctx context.Context) (*flist.Image, error) {
+		if _, err := flist.LoadRoot(ctx, n.working(root), root); err != nil {
+			return nil, err // it names the flist
+		}
 		im, err := flist.Load(ctx, n.working(root), root)
 		if err != nil {
 			return nil, fmt.Errorf("load flist %s: %w", root, err)

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +38,12 @@ func testLog(t testing.TB, name string) *slog.Logger {
 // startNode runs a node on loopback that begins with peers.
 func startNode(t testing.TB, name string, change func(*Config), peers ...*Node) *Node {
 	t.Helper()
+	return startLogged(t, name, testLog(t, name), change, peers...)
+}
+
+// startLogged is startNode for a test that looks at what the node logs.
+func startLogged(t testing.TB, name string, log *slog.Logger, change func(*Config), peers ...*Node) *Node {
+	t.Helper()
 	cfg := testConfig(t.TempDir())
 	for _, p := range peers {
 		cfg.Peers = append(cfg.Peers, p.addrs()...)
@@ -46,7 +51,7 @@ func startNode(t testing.TB, name string, change func(*Config), peers ...*Node) 
 	if change != nil {
 		change(&cfg)
 	}
-	n, err := New(t.Context(), cfg, testLog(t, name))
+	n, err := New(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,6 +205,65 @@ func TestChunkLostFromTheStoreComesFromAPeerAndIsKept(t *testing.T) {
 	}
 }
 
+func TestChunkDamagedOnDiskIsFetchedAgain(t *testing.T) {
+	a := startNode(t, "a", nil)
+	dir, files := sample(t, 10)
+	cid := packed(t, a, dir)
+	cfg := testConfig(t.TempDir())
+	cfg.Peers = a.addrs()
+	t.Run("fetch", func(t *testing.T) {
+		b := startNode(t, "b", func(c *Config) { *c = cfg })
+		_, err := b.Fetch(t.Context(), api.FetchRequest{FList: cid}, nil)
+		must(t, err)
+	})
+	// Random content does not compress, so it lies in the store as it is.
+	large := files["/usr/lib/large"]
+	damage(t, cfg.Data, large[len(large)/2:][:64])
+
+	b := startNode(t, "b again", func(c *Config) { *c = cfg }, a)
+	var got bytes.Buffer
+	must(t, b.Cat(t.Context(), cid, "/usr/lib/large", &got))
+	if !bytes.Equal(got.Bytes(), large) {
+		t.Error("content differs")
+	}
+	if st := b.swarm.Stats(); st.Chunks != 1 {
+		t.Errorf("%d chunks were fetched again, want 1", st.Chunks)
+	}
+	ver, err := b.Verify(t.Context(), api.VerifyRequest{FList: cid, Digests: true}, nil)
+	if err != nil || !ver.OK() {
+		t.Errorf("verify after repair: %+v, %v", ver, err)
+	}
+}
+
+// damage changes one byte in the file below dir that holds content.
+func damage(t *testing.T, dir string, content []byte) {
+	t.Helper()
+	done := false
+	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		at := bytes.Index(b, content)
+		if at < 0 {
+			return nil
+		}
+		done = true
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt([]byte{^content[0]}, int64(at))
+		return errors.Join(err, f.Close())
+	}))
+	if !done {
+		t.Fatal("content is not in the store's files")
+	}
+}
+
 func TestThirdNodeFindsAChunkThroughTheDHTAlone(t *testing.T) {
 	middle := startNode(t, "middle", nil)
 	a := startNode(t, "a", nil, middle)
@@ -343,89 +407,5 @@ func TestReadSucceedsWhenItCannotBeKept(t *testing.T) {
 	must(t, b.Cat(t.Context(), cid, "/usr/lib/large", &got))
 	if !bytes.Equal(got.Bytes(), files["/usr/lib/large"]) {
 		t.Error("content differs")
-	}
-}
-
-func TestMountedFilesAreThoseThatWerePacked(t *testing.T) {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("no FUSE here:", err)
-	}
-	a := startNode(t, "a", nil)
-	dir, files := sample(t, 8)
-	cid := packed(t, a, dir)
-	b := startNode(t, "b", nil, a)
-	at := t.TempDir()
-	ctx := t.Context()
-	info, err := b.Mount(ctx, api.MountRequest{FList: cid, Dir: at})
-	if errors.Is(err, syscall.EPERM) {
-		t.Skip("mounting is not allowed here:", err)
-	}
-	must(t, err)
-	for path, want := range files {
-		got, err := os.ReadFile(filepath.Join(at, path))
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%q: %d bytes, %v; want %d bytes", path, len(got), err, len(want))
-		}
-	}
-	if mounts, err := b.Mounts(ctx); err != nil || len(mounts) != 1 || mounts[0].FList != cid || mounts[0].Dir != info.Dir {
-		t.Errorf("mounts: %+v, %v", mounts, err)
-	}
-	if _, err := b.Mount(ctx, api.MountRequest{FList: cid, Dir: at}); api.CodeOf(err) != api.Busy {
-		t.Errorf("second mount: %v (%s)", err, api.CodeOf(err))
-	}
-	if err := b.Remove(ctx, cid); api.CodeOf(err) != api.Busy {
-		t.Errorf("removal of a mounted flist: %v", err)
-	}
-	held, err := os.Open(filepath.Join(at, "empty"))
-	must(t, err)
-	if err := b.Unmount(ctx, at, false); api.CodeOf(err) != api.Busy {
-		t.Errorf("unmount in use: %v", err)
-	}
-	must(t, held.Close())
-	must(t, b.Unmount(ctx, at, false))
-	if mounts, err := b.Mounts(ctx); err != nil || len(mounts) != 0 {
-		t.Errorf("mounts after unmount: %+v, %v", mounts, err)
-	}
-	if left, err := os.ReadDir(at); err != nil || len(left) != 0 {
-		t.Errorf("mount point holds %v, %v", left, err)
-	}
-	// The second one is taken away when the node ends: its cleanup checks that.
-	_, err = b.Mount(ctx, api.MountRequest{FList: cid, Dir: at})
-	must(t, err)
-	t.Cleanup(func() { // runs before the node's own
-		if left, err := os.ReadDir(at); err != nil || len(left) == 0 {
-			t.Errorf("mounted again: %v, %v", left, err)
-		}
-	})
-}
-
-func TestBadMountPointsAreRefused(t *testing.T) {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("no FUSE here:", err)
-	}
-	n := startNode(t, "a", nil)
-	dir, _ := sample(t, 9)
-	cid := packed(t, n, dir)
-	inData := filepath.Join(n.cfg.Data, "mnt")
-	must(t, os.Mkdir(inData, 0o700))
-	for _, tc := range []struct {
-		name, dir string
-		code      api.Code
-	}{
-		{"missing", filepath.Join(dir, "missing"), api.NoEntry},
-		{"not empty", dir, api.Exists},
-		{"a file", filepath.Join(dir, "empty"), api.Invalid},
-		{"in the data directory", inData, api.Invalid},
-		{"relative", "mnt", api.Invalid},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			_, err := n.Mount(t.Context(), api.MountRequest{FList: cid, Dir: tc.dir})
-			if err == nil || api.CodeOf(err) != tc.code {
-				t.Errorf("error %v has code %s, want %s", err, api.CodeOf(err), tc.code)
-			}
-		})
-	}
-	if err := n.Unmount(t.Context(), dir, false); err == nil {
-		t.Error("unmount of a directory that is no mount succeeded")
 	}
 }

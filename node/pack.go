@@ -108,7 +108,7 @@ func (s *countingSink) Put(ctx context.Context, p chunk.Packed) error {
 
 // Import implements api.Maker.
 func (n *Node) Import(ctx context.Context, r io.Reader) (string, error) {
-	root, err := flist.ReadFile(ctx, r, n.store)
+	root, err := flist.ReadFile(ctx, r, &countingSink{store: n.store}) // it verifies before it packs
 	if errors.Is(err, io.ErrUnexpectedEOF) && ctx.Err() == nil {
 		return "", api.WithCode(api.Corrupt, err) // cut short
 	}

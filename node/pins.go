@@ -31,14 +31,15 @@ type pinRecord struct {
 }
 
 // pin notes that root is held and announces it. A name given earlier stays if
-// this one is empty; an flist packed here stays "packed".
+// this one is empty; what was packed stays "packed", and mounting something does
+// not change how it came to be held.
 func (n *Node) pin(root cid.Cid, name, how string) error {
 	rec := pinRecord{Name: name, How: how, Time: time.Now().UTC().Truncate(time.Second)}
 	if old, err := n.pinOf(root); err == nil {
 		if rec.Name == "" {
 			rec.Name = old.Name
 		}
-		if old.How == api.HowPacked {
+		if old.How == api.HowPacked || how == api.HowMounted {
 			rec.How = old.How
 		}
 	} else if !errors.Is(err, chunkstore.ErrNoRecord) {

@@ -267,7 +267,7 @@ func TestRequestsOutOfBoundsAreRefused(t *testing.T) {
 		status                     int
 	}{
 		{"huge", "POST", "/v1/pack?dir=/x", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, 400},
-		{"unknown key", "POST", "/v1/pack?dir=/x", `{"nmae":"x"}`, 400},
+		{"unknown key", "POST", "/v1/pack?dir=/x", `{"nickname":"x"}`, 400},
 		{"two values", "POST", "/v1/pack?dir=/x", `{}{}`, 400},
 		{"no JSON", "POST", "/v1/fetch", `fetch it`, 400},
 		{"no flag", "GET", "/v1/export?flist=x&data=perhaps", "", 400},

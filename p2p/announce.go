@@ -46,11 +46,13 @@ type announcer struct {
 	dht      *dht.IpfsDHT
 	interval time.Duration
 	log      *slog.Logger
+	began    time.Time
 	state    ds.Batching
 	keys     keystore.Keystore
 
 	mu       sync.Mutex
 	backlog  map[chunk.ID]bool // true: announce, false: stop
+	order    []chunk.ID        // of the backlog, first come first; may name one twice
 	wake     chan struct{}
 	provider *provider.SweepingProvider // nil while there is no peer
 }
@@ -59,7 +61,7 @@ type announcer struct {
 // each start, whatever an earlier run left in the datastore.
 func newAnnouncer(ctx context.Context, h host.Host, d *dht.IpfsDHT, cfg Config) (*announcer, error) {
 	a := &announcer{
-		host: h, dht: d, interval: cfg.ReprovideInterval, log: cfg.Log,
+		host: h, dht: d, interval: cfg.ReprovideInterval, log: cfg.Log, began: time.Now(),
 		state:   newMemStore(),
 		backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1),
 	}
@@ -78,12 +80,13 @@ func newAnnouncer(ctx context.Context, h host.Host, d *dht.IpfsDHT, cfg Config) 
 func (a *announcer) put(announce bool, ids []chunk.ID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.backlog)+len(ids) > maxBacklog {
+	if len(a.order)+len(ids) > maxBacklog {
 		return ErrBacklog
 	}
 	for _, id := range ids {
 		a.backlog[id] = announce
 	}
+	a.order = append(a.order, ids...)
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -125,26 +128,36 @@ func (a *announcer) step(ctx context.Context) error {
 	return nil
 }
 
-// take removes up to announceBatch keys from the backlog.
+// take removes up to announceBatch keys from the backlog, first come first.
 func (a *announcer) take() (start, stop []mh.Multihash) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for id, announce := range a.backlog {
-		if len(start)+len(stop) >= announceBatch {
-			break
+	n := min(len(a.order), announceBatch)
+	for _, id := range a.order[:n] {
+		announce, ok := a.backlog[id]
+		if !ok {
+			continue // named twice
 		}
+		delete(a.backlog, id)
 		if announce {
 			start = append(start, id.Multihash())
 		} else {
 			stop = append(stop, id.Multihash())
 		}
-		delete(a.backlog, id)
+	}
+	if a.order = a.order[n:]; len(a.order) == 0 {
+		a.order = nil
 	}
 	return start, stop
 }
 
 // hand gives keys to the provider, or to the keystore while there is none.
 func (a *announcer) hand(ctx context.Context, start, stop []mh.Multihash) error {
+	for _, k := range start {
+		if err := a.addLocal(ctx, k); err != nil {
+			return fmt.Errorf("record own key: %w", err)
+		}
+	}
 	if a.provider != nil {
 		return errors.Join(a.provider.StartProviding(false, start...), a.provider.StopProviding(stop...))
 	}
@@ -157,16 +170,26 @@ func (a *announcer) hand(ctx context.Context, start, stop []mh.Multihash) error 
 	return nil
 }
 
+// addLocal writes down that this node has k, so that it can itself answer who
+// has it: at once, and whatever became of those it announced to.
+func (a *announcer) addLocal(ctx context.Context, k mh.Multihash) error {
+	return a.dht.ProviderStore().AddProvider(ctx, k, peer.AddrInfo{ID: a.host.ID()})
+}
+
+// refreshLocal does that again when k is announced again, but not soon after
+// the start, when hand has just done it for all keys.
+func (a *announcer) refreshLocal(ctx context.Context, k mh.Multihash) error {
+	if time.Since(a.began) < time.Hour {
+		return nil
+	}
+	return a.addLocal(ctx, k)
+}
+
 func (a *announcer) startProvider() error {
-	self := peer.AddrInfo{ID: a.host.ID()}
 	opts := []provider.Option{
 		provider.WithHost(a.host), provider.WithRouter(a.dht), provider.WithMessageSender(a.dht.MessageSender()),
 		provider.WithSelfAddrs(a.dht.FilteredAddrs),
-		// With a record of its own a node can itself answer who has a chunk,
-		// whatever became of those it announced to.
-		provider.WithAddLocalRecord(func(ctx context.Context, k mh.Multihash) error {
-			return a.dht.ProviderStore().AddProvider(ctx, k, self)
-		}),
+		provider.WithAddLocalRecord(a.refreshLocal),
 		provider.WithKeystore(a.keys), provider.WithDatastore(a.state),
 		provider.WithResumeCycle(false), provider.WithOfflineDelay(offlineDelay),
 		provider.WithConnectivityCheckOnlineInterval(time.Second),

@@ -61,7 +61,10 @@ func (a *app) dial() (*api.Client, error) {
 func (a *app) ownNode(ctx context.Context, do func(context.Context, *node.Node, *api.Client) error) error {
 	cfg := a.settings.node
 	if a.settings.origin["listen"] == originDefault {
-		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"}
+		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0"}
+		if cfg.SwarmKey == "" { // QUIC cannot carry a private network
+			cfg.Listen = append(cfg.Listen, "/ip4/0.0.0.0/udp/0/quic-v1")
+		}
 	}
 	return a.runNode(ctx, cfg, func(ctx context.Context, n *node.Node) error {
 		c := api.InProcess(api.Handler(n))

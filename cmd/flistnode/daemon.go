@@ -27,8 +27,8 @@ ran, and finds others on the LAN. On SIGTERM or ctrl-C it unmounts what it
 mounted and ends with exit code 0. Under systemd (Type=notify) it tells when it
 is ready.`,
 		Example: `  flistnode daemon
-  flistnode daemon --data /srv/flistnode --listen /ip4/0.0.0.0/tcp/4010 --site attic
-  flistnode daemon --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW... --swarm-key swarm.key`,
+  flistnode daemon --data /srv/flistnode --listen /ip4/0.0.0.0/tcp/4101 --site attic
+  flistnode daemon --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW... --swarm-key swarm.key`,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.daemon(cmd.Context()) },
 	}

@@ -23,6 +23,7 @@ const (
 	exitBusy        = 5
 	exitDifference  = 6
 	exitInterrupted = 130
+	exitUnread      = 141
 )
 
 // failure is an error whose exit code or hint is known where it arises.
@@ -82,8 +83,11 @@ func report(ctx context.Context, stderr io.Writer, err error) int {
 		fmt.Fprintf(stderr, "flistnode: %v\n", context.Cause(ctx))
 		return exitInterrupted
 	}
-	if errors.Is(err, errDifferent) {
+	switch {
+	case errors.Is(err, errDifferent):
 		return exitDifference
+	case errors.Is(err, errOutputClosed):
+		return exitUnread
 	}
 	fmt.Fprintf(stderr, "flistnode: %s\n", oneLine(err.Error()))
 	if h := hintFor(err); h != "" {

@@ -48,7 +48,7 @@ func TestExitCodesAreAsDocumented(t *testing.T) {
 			t.Errorf("%v: exit code %d, want %d", tt.err, got, tt.want)
 		}
 	}
-	for _, code := range []int{exitOK, exitError, exitUsage, exitNotFound, exitCorrupt, exitBusy, exitDifference, exitInterrupted} {
+	for _, code := range []int{exitOK, exitError, exitUsage, exitNotFound, exitCorrupt, exitBusy, exitDifference, exitInterrupted, exitUnread} {
 		if !strings.Contains(exitCodesHelp, fmt.Sprintf("\n    %-3d  ", code)) {
 			t.Errorf("help does not mention exit code %d", code)
 		}
@@ -95,8 +95,8 @@ func TestTheManualListsTheSameExitCodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := regexp.MustCompile(`(?m)^    (\d+) +(.*)$`).FindAllStringSubmatch(exitCodesHelp, -1)
-	if len(lines) != 8 {
-		t.Fatalf("help lists %d exit codes, want 8", len(lines))
+	if len(lines) != 9 {
+		t.Fatalf("help lists %d exit codes, want 9", len(lines))
 	}
 	for _, l := range lines {
 		if row := fmt.Sprintf("| %s | %s |\n", l[1], l[2]); !strings.Contains(string(manual), row) {

@@ -23,7 +23,7 @@ A chunk nobody has within --fetch-timeout makes it fail with exit code 3.
 With --json: one document with "cid", "chunks", "new_chunks" and bytes.`,
 		Example: `  flistnode fetch CID
   flistnode fetch CID --metadata-only
-  flistnode fetch CID --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...`,
+  flistnode fetch CID --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...`,
 		Args:              wantArgs(1, 1),
 		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -159,6 +159,7 @@ const exitCodesHelp = `The exit code of every flistnode command:
     5    in use: the data directory belongs to another process, a mount is busy
     6    a difference was found (diff), or something is missing or damaged (verify)
     130  interrupted by ctrl-C or SIGTERM; a second ctrl-C stops at once
+    141  nobody reads the output any more, as with "head"
 
 "daemon" and a "mount" in the foreground end with 0 when they are told to stop.
 
@@ -174,10 +175,10 @@ root and $XDG_CONFIG_HOME/flistnode/config.yaml for all others:
 
     data: /srv/flistnode
     listen:
-      - /ip4/0.0.0.0/tcp/4010
-      - /ip4/0.0.0.0/udp/4010/quic-v1
+      - /ip4/0.0.0.0/tcp/4101
+      - /ip4/0.0.0.0/udp/4101/quic-v1
     peer:
-      - /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...
+      - /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...
     swarm-key: /etc/flistnode/swarm.key
     no-mdns: true
 

@@ -29,9 +29,12 @@ With a daemon, mount returns when the mount is there, and the daemon keeps it.
 Without one, this process serves the mount, and other commands through the
 control socket, until ctrl-C or "flistnode umount DIR".
 
+Setuid bits, file capabilities and device nodes are shown, but have no effect
+unless --suid and --dev are given.
+
 With --json: one document with "dir", "flist" and "since".`,
 		Example: `  flistnode mount CID /mnt/image
-  flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW...`,
+  flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...`,
 		Args:              wantArgs(2, 2),
 		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,6 +44,8 @@ With --json: one document with "dir", "flist" and "since".`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&req.NonEmpty, "nonempty", false, "mount even if DIR is not empty; what is in it is hidden")
+	f.BoolVar(&req.SetUID, "suid", false, "let setuid bits and file capabilities have effect; only root may")
+	f.BoolVar(&req.Devices, "dev", false, "let device nodes be opened; only root may")
 	f.StringVar(&req.Name, "name", "", "`NAME` to list the flist by")
 	f.BoolVar(&ownerOnly, "owner-only", false, "let only the user of the node look into the mount, as it is without root")
 	return cmd
@@ -55,14 +60,16 @@ func (a *app) mount(ctx context.Context, flist, dir string, req api.MountRequest
 		return err
 	}
 	if c != nil {
-		return errors.Join(a.mountBy(ctx, c, flist, req), c.Close())
+		_, err := a.mountBy(ctx, c, flist, req)
+		return errors.Join(err, c.Close())
 	}
 	err = a.ownNode(ctx, func(ctx context.Context, n *node.Node, c *api.Client) error {
-		if err := a.mountBy(ctx, c, flist, req); err != nil {
+		info, err := a.mountBy(ctx, c, flist, req)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stderr, "flistnode: serving %s until ctrl-C or \"flistnode umount\"\n", quote(req.Dir))
-		return a.serveMount(ctx, n, c, req.Dir)
+		fmt.Fprintf(a.stderr, "flistnode: serving %s until ctrl-C or \"flistnode umount\"\n", quote(info.Dir))
+		return a.serveMount(ctx, n, c, info.Dir)
 	})
 	if interrupted(ctx) && wasCanceled(err) {
 		return nil
@@ -88,21 +95,22 @@ func mountPoint(dir string) (string, error) {
 	return abs, nil
 }
 
-func (a *app) mountBy(ctx context.Context, c *api.Client, arg string, req api.MountRequest) error {
+// mountBy has the node of c mount an flist, and prints where it is.
+func (a *app) mountBy(ctx context.Context, c *api.Client, arg string, req api.MountRequest) (api.MountInfo, error) {
 	flist, err := flistCID(ctx, c, arg)
 	if err != nil {
-		return err
+		return api.MountInfo{}, err
 	}
 	req.FList = flist
 	info, err := c.Mount(ctx, req)
 	if err != nil {
-		return err
+		return info, err
 	}
 	if a.json {
-		return a.printJSON(info)
+		return info, a.printJSON(info)
 	}
 	_, err = fmt.Fprintf(a.stdout, "%s on %s\n", info.FList, quote(info.Dir))
-	return err
+	return info, err
 }
 
 // mountPoll is how often a foreground mount looks whether it was unmounted.

@@ -112,7 +112,15 @@ func (p *packFlags) check(getenv func(string) (string, bool)) error {
 	return nil
 }
 
-func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) error {
+func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) (err error) {
+	var out *newFile
+	if p.out != "" {
+		// Before the work, so that a wrong name does not cost it.
+		if out, err = createFile(p.out); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, out.discard()) }()
+	}
 	m := a.meter("packing")
 	res, err := c.Pack(ctx, p.PackRequest, func(at api.PackProgress) {
 		m.update(at.Bytes, 0, count(at.Files)+" files")
@@ -122,11 +130,18 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) error {
 		return err
 	}
 	a.problems("left out", res.Unreadable)
-	if p.out != "" {
-		if err := a.export(ctx, c, res.CID, p); err != nil {
+	if out != nil {
+		if err := c.Export(ctx, res.CID, !p.noDigests, p.withData, out); err != nil {
+			return fmt.Errorf("write %s: %w", quote(p.out), err)
+		}
+		if err := out.keep(); err != nil {
 			return err
 		}
 	}
+	return a.printPacked(res)
+}
+
+func (a *app) printPacked(res api.PackResult) error {
 	if a.json {
 		return a.printJSON(res)
 	}
@@ -135,34 +150,8 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) error {
 			count(res.Entries), size(res.Bytes), count(res.Chunks), count(res.NewChunks), size(res.NewBytes),
 			size(res.MetadataBytes), seconds(res.Seconds))
 	}
-	_, err = fmt.Fprintln(a.stdout, res.CID)
+	_, err := fmt.Fprintln(a.stdout, res.CID)
 	return err
-}
-
-// export writes the flist as a file that appears whole or not at all.
-func (a *app) export(ctx context.Context, c *api.Client, cid string, p *packFlags) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(p.out), "."+filepath.Base(p.out)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", quote(p.out), err)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", quote(p.out), errors.Join(err, tmp.Close(), os.Remove(tmp.Name())))
-		}
-	}()
-	if err := c.Export(ctx, cid, !p.noDigests, p.withData, tmp); err != nil {
-		return err
-	}
-	if err := tmp.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := tmp.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), p.out); err != nil {
-		return err
-	}
-	return tmp.Close()
 }
 
 // problems lists what went wrong with single entries, on stderr.

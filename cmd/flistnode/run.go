@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // run runs one command line and returns its exit code. It is main without the
@@ -16,6 +18,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := withSignals(context.Background(), stderr)
 	defer stop()
 
+	stdout = &output{stdout}
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := newRoot(a)
 	root.SetArgs(args)
@@ -34,12 +37,36 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return report(ctx, stderr, err)
 }
 
-// withSignals returns a context that the first SIGINT or SIGTERM cancels. The
-// second ends the process at once. The returned function stops the watching.
+// output marks the error of a reader that went away, so that it can be told
+// from a node that did.
+type output struct{ w io.Writer }
+
+var errOutputClosed = errors.New("nobody reads the output any more")
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = errOutputClosed
+	}
+	return n, err
+}
+
+// withSignals returns a context that the first SIGINT, SIGTERM or SIGHUP
+// cancels. The second ends the process at once. The returned function stops the
+// watching.
 func withSignals(parent context.Context, stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup wants it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	// A node must not die, and leave its mounts behind, because nobody reads
+	// its output: the write fails instead. The signal is caught rather than
+	// ignored, since children inherit only the latter.
+	unread := make(chan os.Signal, 1)
+	signal.Notify(unread, syscall.SIGPIPE)
 	done := make(chan struct{})
 	go func() {
 		for n := 0; ; n++ {
@@ -57,6 +84,7 @@ func withSignals(parent context.Context, stderr io.Writer) (context.Context, fun
 	}()
 	return ctx, func() {
 		signal.Stop(signals)
+		signal.Stop(unread)
 		close(done)
 		cancel(nil)
 	}
@@ -69,7 +97,10 @@ func (e *interruptError) Error() string {
 	if e.signal == syscall.SIGINT {
 		return "interrupted by ctrl-C"
 	}
-	return "interrupted by SIGTERM"
+	if s, ok := e.signal.(syscall.Signal); ok {
+		return "interrupted by " + unix.SignalName(s)
+	}
+	return "interrupted by signal " + e.signal.String()
 }
 
 // interrupted reports whether a signal has asked the command to stop.

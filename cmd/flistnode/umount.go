@@ -20,9 +20,8 @@ func newUmount(a *app) *cobra.Command {
 code 5; with --force it is taken out of the tree at once and ends when its last
 user is gone.
 
-A mount left behind by a node that was killed has no node to ask: the next mount
-on the same directory replaces it, and "umount DIR" or "fusermount3 -u DIR"
-removes it.`,
+A mount left behind by a node that was killed is cleared away too, with or
+without a daemon.`,
 		Example: `  flistnode umount /mnt/image`,
 		Args:    wantArgs(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -30,7 +29,7 @@ removes it.`,
 			if err != nil {
 				return fmt.Errorf("make path %s absolute: %w", quote(args[0]), err)
 			}
-			return a.withDaemon(cmd.Context(), func(ctx context.Context, c *api.Client) error {
+			return a.withNode(cmd.Context(), func(ctx context.Context, c *api.Client) error {
 				return c.Unmount(ctx, dir, force)
 			})
 		},
@@ -43,9 +42,10 @@ func newMounts(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "mounts",
 		Short: "List what the daemon has mounted",
-		Long: `List what the daemon has mounted: directory, flist, name and since when.
+		Long: `List what the daemon has mounted: directory, flist, name, since when, how much was
+read and how many reads failed.
 
-With --json: one document, an array of {"dir", "flist", "name", "since"}.`,
+With --json: one document, an array of {"dir", "flist", "name", "since", ...}.`,
 		Example: `  flistnode mounts`,
 		Args:    wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -62,9 +62,9 @@ func (a *app) mounts(ctx context.Context, c *api.Client) error {
 	if a.json {
 		return a.printJSON(orEmpty(mounts))
 	}
-	t := a.table("DIR", "FLIST", "NAME", "SINCE")
+	t := a.table("DIR", "FLIST", "NAME", "SINCE", "READ", "FAILED READS")
 	for _, m := range mounts {
-		t.row(quote(m.Dir), m.FList, dash(m.Name), when(m.Since))
+		t.row(quote(m.Dir), m.FList, dash(m.Name), when(m.Since), size(m.BytesRead), count(m.ReadErrors))
 	}
 	return t.flush()
 }

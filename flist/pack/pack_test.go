@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/flist"
+	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/flist/pack"
 )
 
@@ -125,6 +126,21 @@ func deepTree(t *testing.T, dir string) {
 	must(t, err)
 	unix.Close(file)
 	unix.Close(fd)
+}
+
+// TestManyDeepDirectories has more directories side by side than the walk
+// keeps open, so that it must open each by a path longer than the kernel takes.
+func TestManyDeepDirectories(t *testing.T) {
+	dir := t.TempDir()
+	const n = 40
+	for i := range n {
+		sub := fmt.Sprintf("%s/%02d", dir, i)
+		must(t, os.Mkdir(sub, 0o755))
+		deepTree(t, sub)
+	}
+	if got, want := len(paths(t, dir, pack.Options{})), 1+n*(1+20+1); got != want {
+		t.Errorf("%d paths, want %d", got, want)
+	}
 }
 
 // rootTree makes what only root may make.
@@ -283,5 +299,24 @@ func TestEqualContentIsStoredOnce(t *testing.T) {
 	res, _ := packed(t, dir, pack.Options{})
 	if want := int64(10_000 + 1<<20); res.DataBytes != want {
 		t.Errorf("%d bytes laid down, want %d", res.DataBytes, want)
+	}
+}
+
+// TestCutsStayTheSame fails when a change of this package or of a library
+// would give existing trees new CIDs.
+func TestCutsStayTheSame(t *testing.T) {
+	const want = "bafkreiabgntv4gvpwm7gdm4r7kbr6qaajcetkqiyozy74uo6jyub46aoqm"
+	dir := t.TempDir()
+	for i := range 500 {
+		write(t, fmt.Sprintf("%s/%02d/%03d", dir, i/40, i), noise(uint64(i), i*i%5000))
+	}
+	write(t, dir+"/large", noise(1, 5<<20))
+	res, m := packed(t, dir, pack.Options{})
+	var all []byte
+	for _, id := range dataChunks(t, m, res) {
+		all = append(all, id[:]...)
+	}
+	if got := chunk.Sum(all).String(); got != want {
+		t.Errorf("the names of the %d chunks hash to %s, want %s", res.Chunks, got, want)
 	}
 }

@@ -27,10 +27,7 @@ var _ Service = (*Client)(nil)
 // matches ErrNoDaemon when nobody does, and fs.ErrPermission when the socket
 // belongs to somebody else.
 func Dial(socket string) (*Client, error) {
-	dial := func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}
+	dial := func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, socket) }
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	conn, err := dial(ctx)
@@ -42,6 +39,11 @@ func Dial(socket string) (*Client, error) {
 	}
 	_ = conn.Close()
 	return newClient(dial, nil), nil
+}
+
+func dialUnix(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", socket)
 }
 
 // InProcess returns a client whose requests h serves in this process. Close
@@ -172,9 +174,13 @@ func (c *Client) content(ctx context.Context, path string, query url.Values, w i
 	if text == "" {
 		return nil
 	}
-	wire := new(Error)
-	if err := json.Unmarshal([]byte(text), wire); err != nil {
+	plain, err := url.PathUnescape(text)
+	if err != nil {
 		return fmt.Errorf("read the node's error %q: %w", text, err)
+	}
+	wire := new(Error)
+	if err := json.Unmarshal([]byte(plain), wire); err != nil {
+		return fmt.Errorf("read the node's error %q: %w", plain, err)
 	}
 	return wire
 }

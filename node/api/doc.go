@@ -88,7 +88,8 @@ type Mounter interface {
 // Keeper knows the flists a node holds on purpose.
 type Keeper interface {
 	FLists(ctx context.Context) ([]PinInfo, error)
-	// Remove forgets an flist: it is no longer announced. Its chunks stay.
+	// Remove forgets an flist: it is no longer listed. Its chunks stay, and stay
+	// announced, until something else removes them.
 	Remove(ctx context.Context, flist string) error
 }
 

@@ -54,7 +54,9 @@ func removeDead(socket string) error {
 	if st.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%w: %s is not a socket: remove it or choose another control socket", fs.ErrExist, socket)
 	}
-	conn, err := net.DialTimeout("unix", socket, 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	conn, err := dialUnix(ctx, socket)
 	if err == nil {
 		_ = conn.Close()
 		return fmt.Errorf("%w: another daemon answers on %s", ErrInUse, socket)

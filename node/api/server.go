@@ -138,7 +138,7 @@ func (c *contentWriter) end(err error) error {
 	c.start()
 	if err != nil {
 		if b, jerr := json.Marshal(wireError(err)); jerr == nil {
-			c.w.Header().Set(errorTrailer, string(b))
+			c.w.Header().Set(errorTrailer, url.PathEscape(string(b))) // a header takes few characters
 		}
 	}
 	return nil

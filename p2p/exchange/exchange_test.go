@@ -260,6 +260,35 @@ func TestPeerThatBreaksTheProtocolIsCutOff(t *testing.T) {
 	}
 }
 
+func TestPeerThatBrokeTheProtocolIsNotServedForAWhile(t *testing.T) {
+	store, ids := storeOf(1, 10)
+	a, b := pair(t)
+	srv := NewServer(b, store, ServerConfig{BanTime: time.Hour})
+	cl := NewClient(a, ClientConfig{})
+	t.Cleanup(func() { _ = cl.Close(); _ = srv.Close() })
+	st, err := a.NewStream(ctxOf(t), b.ID(), Protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Write([]byte("garbage, to be cut off")); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the violation", func() bool { total, _ := srv.Stats(); return total.Violations == 1 })
+	waitFor(t, "the connection to be closed", func() bool {
+		return a.Network().Connectedness(b.ID()) != network.Connected
+	})
+	if _, err := cl.Get(ctxOf(t), b.ID(), ids[0], Waiting); err == nil {
+		t.Error("served right after a violation")
+	}
+	srv.mu.Lock()
+	srv.served(a.ID()).bannedUntil = time.Now() // the hour is over
+	srv.mu.Unlock()
+	waitFor(t, "service after the ban", func() bool {
+		_, err := cl.Get(ctxOf(t), b.ID(), ids[0], Waiting)
+		return err == nil
+	})
+}
+
 func TestClientCutsOffAServerThatBreaksTheProtocol(t *testing.T) {
 	bomb := append(appendHeader(nil, frameChunk, chunkFixed+4), 0, 0, 0, 0, byte(chunk.Plain), 0xff, 0xff, 0xff, 0xff)
 	for name, sent := range map[string][]byte{
@@ -364,4 +393,29 @@ func BenchmarkLoopback(b *testing.B) {
 			wg.Wait()
 		})
 	}
+}
+
+// BenchmarkRawStream is what there is to reach: bytes over one libp2p stream
+// with the same security, without any protocol.
+func BenchmarkRawStream(b *testing.B) {
+	const size = 128 << 10
+	x, y := pair(b)
+	y.SetStreamHandler("/raw", func(st network.Stream) {
+		_, _ = io.Copy(io.Discard, st)
+		_ = st.Close()
+	})
+	st, err := x.NewStream(ctxOf(b), y.ID(), "/raw")
+	if err != nil {
+		b.Fatal(err)
+	}
+	data := make([]byte, size)
+	b.SetBytes(size)
+	b.ResetTimer()
+	for range b.N {
+		if _, err := st.Write(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = st.CloseWrite()
+	_, _ = io.Copy(io.Discard, st)
 }

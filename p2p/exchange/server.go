@@ -32,6 +32,7 @@ type ServerConfig struct {
 	MaxBytes          int64         // 256 MiB of chunks read but not yet written
 	WriteTimeout      time.Duration // 20 s for a write of at most 128 KiB
 	IdleTimeout       time.Duration // 5 min without a frame ends a stream
+	BanTime           time.Duration // 1 min without service for a peer that broke the protocol
 	Log               *slog.Logger  // discards when nil
 }
 
@@ -43,6 +44,7 @@ func (c *ServerConfig) setDefaults() {
 	setDefault(&c.MaxBytes, 256<<20)
 	setDefault(&c.WriteTimeout, 20*time.Second)
 	setDefault(&c.IdleTimeout, 5*time.Minute)
+	setDefault(&c.BanTime, time.Minute)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -144,18 +146,22 @@ func (s *Server) end(st network.Stream, err error) {
 	}
 	p := st.Conn().RemotePeer()
 	s.count(p, func(c *ServerStats) { c.Violations++ })
+	s.mu.Lock()
+	s.served(p).bannedUntil = time.Now().Add(s.cfg.BanTime)
+	s.mu.Unlock()
 	s.cfg.Log.Warn("peer cut off", "peer", p, "err", err)
 	_ = st.Reset()
 	_ = s.host.Network().ClosePeer(p)
 }
 
-// admit registers a stream, unless there are too many.
+// admit registers a stream, unless there are too many or the peer is banned.
 func (s *Server) admit(st network.Stream, cancel context.CancelFunc) bool {
 	p := st.Conn().RemotePeer()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	served := s.served(p)
-	if s.closed || len(s.streams) >= s.cfg.MaxStreams || served.streams >= s.cfg.MaxStreamsPerPeer {
+	if s.closed || len(s.streams) >= s.cfg.MaxStreams || served.streams >= s.cfg.MaxStreamsPerPeer ||
+		time.Now().Before(served.bannedUntil) {
 		return false
 	}
 	s.streams[st] = cancel

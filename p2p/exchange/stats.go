@@ -1,6 +1,10 @@
 package exchange
 
-import "github.com/libp2p/go-libp2p/core/peer"
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
 
 // maxServedPeers bounds how many peers are counted one by one.
 const maxServedPeers = 4096
@@ -16,7 +20,8 @@ type ServerStats struct {
 
 type peerServed struct {
 	ServerStats
-	streams int // open now
+	streams     int       // open now
+	bannedUntil time.Time // after a violation
 }
 
 // Stats returns the counts of all peers together and of each peer served.
@@ -39,7 +44,7 @@ func (s *Server) count(p peer.ID, f func(*ServerStats)) {
 }
 
 // served returns the counts of p. With too many peers one that has no stream
-// is forgotten.
+// and no ban is forgotten. s.mu is held.
 func (s *Server) served(p peer.ID) *peerServed {
 	c := s.peers[p]
 	if c != nil {
@@ -47,7 +52,7 @@ func (s *Server) served(p peer.ID) *peerServed {
 	}
 	if len(s.peers) >= maxServedPeers {
 		for q, old := range s.peers {
-			if old.streams == 0 {
+			if old.streams == 0 && time.Now().After(old.bannedUntil) {
 				delete(s.peers, q)
 				break
 			}

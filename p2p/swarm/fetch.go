@@ -27,6 +27,9 @@ const (
 	busyWait     = 100 * time.Millisecond // doubles
 	maxBusyWait  = 2 * time.Second
 	pollWait     = time.Second // while nobody can be asked
+	// bulkSilence is how long a peer must have answered nothing to be late with
+	// a bulk request.
+	bulkSilence = time.Second
 )
 
 // fetch is the work of one flight: whom was asked, who is being asked. Only
@@ -49,10 +52,9 @@ type fetch struct {
 
 // ask is one request to one peer.
 type ask struct {
-	class    Class
-	began    time.Time
-	expected time.Duration
-	cancel   context.CancelFunc
+	class  Class
+	began  time.Time
+	cancel context.CancelFunc
 }
 
 type answer struct {
@@ -105,7 +107,7 @@ func (x *fetch) stop() {
 	now := time.Now()
 	for p, a := range x.active {
 		a.cancel()
-		x.s.peers.gaveUp(p, a.class, now.Sub(a.began) > hedgeDelay(a.class, a.expected))
+		x.s.peers.gaveUp(p, a.class, now.After(x.lateAt(p, a)))
 	}
 	for _, id := range x.watched {
 		x.s.providers.unwatch(id, x.f.news)
@@ -130,11 +132,7 @@ func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 	if class <= Readahead {
 		limit = maxActiveRead
 	}
-	if !x.hedgeAt.IsZero() && !now.Before(x.hedgeAt) {
-		x.limit = min(x.limit+1, limit)
-		x.hedged = true
-		x.hedgeAt = time.Time{}
-	}
+	x.hedge(now, limit)
 	found := now.Sub(x.began) < x.s.cfg.FindTimeout
 	for found && len(x.active) < x.limit {
 		p, again, ok := x.choose(now, roots, hinted)
@@ -148,6 +146,37 @@ func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 		wake = earliest(wake, x.began.Add(x.s.cfg.FindTimeout))
 	}
 	return earliest(wake, x.hedgeAt)
+}
+
+// hedge allows one more peer to be asked when all that are being asked are
+// late.
+func (x *fetch) hedge(now time.Time, limit int) {
+	if x.hedgeAt.IsZero() || now.Before(x.hedgeAt) {
+		return
+	}
+	x.hedgeAt = time.Time{}
+	var late time.Time
+	for p, a := range x.active {
+		late = latest(late, x.lateAt(p, a))
+	}
+	if now.Before(late) {
+		x.hedgeAt = late
+		return
+	}
+	x.limit = min(x.limit+1, limit)
+	x.hedged = true
+}
+
+// lateAt is when the answer to a is late, by what is known now of the peer. In
+// bulk a peer that keeps answering other requests is not late: its link is
+// full, and asking somebody else would only fill another.
+func (x *fetch) lateAt(p peer.ID, a *ask) time.Time {
+	expected, sign := x.s.peers.outlook(p, a.class)
+	late := a.began.Add(hedgeDelay(a.class, expected))
+	if laneOf(a.class) == bulk {
+		late = latest(late, sign.Add(bulkSilence))
+	}
+	return late
 }
 
 // upgrade asks again, among the urgent, for what was asked for in bulk when
@@ -265,12 +294,13 @@ func (x *fetch) best(peers []peer.ID, now time.Time) (best peer.ID, again time.T
 // start asks p.
 func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &ask{class: class, began: now, expected: x.s.peers.begin(p, class, now), cancel: cancel}
+	expected := x.s.peers.begin(p, class, now)
+	a := &ask{class: class, began: now, cancel: cancel}
 	if x.hedged && len(x.active) > 0 {
 		x.s.peers.countHedge()
 	}
 	x.active[p] = a
-	x.hedgeAt = now.Add(hedgeDelay(class, a.expected))
+	x.hedgeAt = now.Add(hedgeDelay(class, expected))
 	id, answers, asker := x.f.id, x.answers, x.s.cfg.Asker
 	ok := x.s.spawn(func(context.Context) {
 		defer cancel()
@@ -340,15 +370,22 @@ func (x *fetch) note(p peer.ID, text string) {
 // hedgeDelay is how long a chunk that should take expected is waited for
 // before another peer is asked as well.
 func hedgeDelay(class Class, expected time.Duration) time.Duration {
-	if class <= Readahead {
-		return min(max(3*expected, 150*time.Millisecond), 2*time.Second)
+	if laneOf(class) == urgent {
+		return max(min(3*expected, 2*time.Second), 3*expected/2, 150*time.Millisecond)
 	}
-	return min(max(4*expected, time.Second), 5*time.Second)
+	return max(4*expected, time.Second)
 }
 
 // earliest returns the earlier of two times, of which zero means never.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return b
 	}
 	return a

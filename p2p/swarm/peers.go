@@ -279,6 +279,15 @@ func (r *peerRecord) answered(class Class, now time.Time) {
 	r.lastSign = now
 }
 
+// outlook returns how long a request to p takes by what is known now, and when
+// p last answered anything.
+func (b *peerBook) outlook(p peer.ID, class Class) (expected time.Duration, sign time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.record(p)
+	return r.expected(laneOf(class), time.Now()), r.lastSign
+}
+
 // sign returns when p last answered anything.
 func (b *peerBook) sign(p peer.ID) time.Time {
 	b.mu.Lock()

@@ -59,7 +59,7 @@ type Config struct {
 	Served    func() map[peer.ID]exchange.ServerStats // for Stats; may be nil
 
 	FindTimeout  time.Duration // 20 s: how long a chunk nobody gives is waited for
-	StallTimeout time.Duration // 8 s without anything from a peer that was asked
+	StallTimeout time.Duration // 30 s without a whole answer from a peer; the Asker sees sooner that no byte comes
 	ProviderTTL  time.Duration // 30 s: how long an answer of Finder is used
 	MissingTTL   time.Duration // 3 s: how long "don't have" is believed
 	MaxReads     int           // 512 Waiting and Readahead requests at a time; more wait
@@ -70,7 +70,7 @@ type Config struct {
 
 func (c *Config) setDefaults() {
 	setDefault(&c.FindTimeout, 20*time.Second)
-	setDefault(&c.StallTimeout, 8*time.Second)
+	setDefault(&c.StallTimeout, 30*time.Second)
 	setDefault(&c.ProviderTTL, 30*time.Second)
 	setDefault(&c.MissingTTL, 3*time.Second)
 	setDefault(&c.MaxReads, 512)
