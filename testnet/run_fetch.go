@@ -123,11 +123,11 @@ func (r *runner) keepFetching(ctx context.Context, m *member, f *fetching) {
 		if !r.sc.Retry || sleep(ctx, retryPause) != nil {
 			return
 		}
-		r.mu.Lock()
-		if !m.killed { // one that is dead cannot go on unasked
+		if !killed { // one that was killed cannot go on unasked
+			r.mu.Lock()
 			f.again++
+			r.mu.Unlock()
 		}
-		r.mu.Unlock()
 	}
 }
 

@@ -64,7 +64,7 @@ With --json: one document with all tables.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; a usual directory if not given")
+	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; image and mount take a usual directory if not given")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
 	f.IntVar(&opts.Nodes, "nodes", 8, "swarm: `N` nodes that fetch, beside the seed")
@@ -88,8 +88,10 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 			return err
 		}
 	}
-	if opts.Root, err = filepath.Abs(opts.Root); err != nil {
-		return fmt.Errorf("make path absolute: %w", err)
+	if opts.Root != "" {
+		if opts.Root, err = filepath.Abs(opts.Root); err != nil {
+			return fmt.Errorf("make path absolute: %w", err)
+		}
 	}
 	var tables []bench.Table
 	for _, b := range benchmarks {
