@@ -160,7 +160,7 @@ func quietLibp2p(handler slog.Handler, wanted bool) {
 	}
 	if !wanted {
 		handler = slog.DiscardHandler
-		golog.SetAllLoggers(golog.LevelFatal) // kad-dht's own
+		golog.SetupLogging(golog.Config{Level: golog.LevelFatal}) // kad-dht's own
 	}
 	gologshim.SetDefaultHandler(handler)
 }
