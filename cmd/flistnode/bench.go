@@ -20,7 +20,7 @@ var benchmarks = []struct {
 }{
 	{"load", "load an flist of a million entries from the store", bench.Load},
 	{"image", "pack and unpack a root file system, weigh its flist", bench.Image},
-	{"mount", "mount a root file system by CID and read it", bench.Mount},
+	{"mount", "read a local image through a mount, warm and cold", bench.Mount},
 }
 
 func newBench(a *app) *cobra.Command {
@@ -46,6 +46,7 @@ With --json: one document with all tables.`,
 	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; a usual directory if not given")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
+	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount and coldstart")
 	f.StringVar(&out, "out", "", "also write the tables as JSON to `FILE`")
 	return cmd
 }
@@ -65,6 +66,11 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 	}
 	if opts.Root, err = filepath.Abs(opts.Root); err != nil {
 		return fmt.Errorf("make path absolute: %w", err)
+	}
+	if opts.Work != "" {
+		if opts.Work, err = filepath.Abs(opts.Work); err != nil {
+			return fmt.Errorf("make path absolute: %w", err)
+		}
 	}
 	var tables []bench.Table
 	for _, b := range benchmarks {
