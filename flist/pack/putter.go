@@ -13,12 +13,11 @@ import (
 // putter hashes, compresses and puts chunks, several at a time. Equal chunks
 // shortly after one another are put once.
 type putter struct {
-	sink    chunk.Sink
-	tasks   chan task
-	memory  *semaphore.Weighted // bytes of content handed in and not yet put
-	recent  recentIDs
-	counts  *counters
-	workers int
+	sink   chunk.Sink
+	tasks  chan task
+	memory *semaphore.Weighted // bytes of content handed in and not yet put
+	recent recentIDs
+	counts *counters
 }
 
 // task is a finished chunk. done gets its name as soon as that is known, which
@@ -58,7 +57,7 @@ func (p *putter) finish() { close(p.tasks) }
 
 // run works on tasks until there are no more.
 func (p *putter) run(ctx context.Context) error {
-	out := make([]byte, 0, chunk.MaxSize/2)
+	out := make([]byte, 0, chunk.MaxSize) // compressed chunks of CutMax fit with room to spare
 	for {
 		select {
 		case t, ok := <-p.tasks:
