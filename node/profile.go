@@ -47,16 +47,24 @@ func (n *Node) Profile(ctx context.Context, name string) (api.ProfileInfo, error
 		return api.ProfileInfo{}, fmt.Errorf("no profile of flist %s was recorded here: mount it, run the workload, then record it: %w",
 			im.CID(), chunk.ErrNotFound)
 	}
-	return profileInfo(im, p), nil
+	return n.profileInfo(ctx, im, p)
 }
 
-func profileInfo(im *flist.Image, p profile.Profile) api.ProfileInfo {
+func (n *Node) profileInfo(ctx context.Context, im *flist.Image, p profile.Profile) (api.ProfileInfo, error) {
 	info := api.ProfileInfo{FList: im.CID().String(), Chunks: p}
+	in := make(map[chunk.ID]bool, len(p))
 	for _, i := range p {
-		_, size := im.Chunk(i)
+		id, size := im.Chunk(i)
 		info.Bytes += uint64(size)
+		in[id] = true
 	}
-	return info
+	err := n.store.Iterate(ctx, func(id chunk.ID, packed int) error {
+		if in[id] {
+			info.PackedBytes += uint64(packed)
+		}
+		return nil
+	})
+	return info, err
 }
 
 // RecordProfile implements api.Profiler.
@@ -76,7 +84,10 @@ func (n *Node) RecordProfile(ctx context.Context, name string) (api.ProfileInfo,
 	if !mounted {
 		return api.ProfileInfo{}, fmt.Errorf("%w: flist %s is not mounted on this node: a profile is what a mount has touched", api.ErrInvalid, im.CID())
 	}
-	return profileInfo(im, p), n.saveProfile(im.CID(), p)
+	if err := n.saveProfile(im.CID(), p); err != nil {
+		return api.ProfileInfo{}, err
+	}
+	return n.profileInfo(ctx, im, p)
 }
 
 // DropProfile implements api.Profiler.

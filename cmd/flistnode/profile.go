@@ -17,6 +17,7 @@ func newProfile(a *app) *cobra.Command {
 Every mount records one by itself until the workload is quiet; the next mount of
 the flist, on this node or on one that asks it, fetches in that order before the
 workload asks. A profile decides nothing but order.`,
+		Example: "  flistnode profile show CID",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
@@ -33,8 +34,8 @@ workload asks. A profile decides nothing but order.`,
 			`Make what the present mounts of FLIST on this node have read so far its profile,
 in place of the one that is there.
 
-With --json: one document with "flist", "chunks" (indexes in the flist's table)
-and "bytes".`,
+With --json: one document with "flist", "chunks" (indexes in the flist's table),
+"bytes" and "packed_bytes".`,
 			"  flistnode profile record CID",
 			func(ctx context.Context, c *api.Client, flist string) error {
 				p, err := c.RecordProfile(ctx, flist)
@@ -44,8 +45,8 @@ and "bytes".`,
 			`Show how much the profile recorded on this node covers. The exit code is 3 if
 there is none.
 
-With --json: one document with "flist", "chunks" (indexes in the flist's table)
-and "bytes".`,
+With --json: one document with "flist", "chunks" (indexes in the flist's table),
+"bytes" and "packed_bytes".`,
 			"  flistnode profile show CID",
 			func(ctx context.Context, c *api.Client, flist string) error {
 				p, err := c.Profile(ctx, flist)
@@ -78,6 +79,7 @@ func (a *app) printProfile(p api.ProfileInfo, err error) error {
 	if a.json {
 		return a.printJSON(p)
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s: %s chunks, %s\n", p.FList, count(uint64(len(p.Chunks))), size(p.Bytes))
+	_, err = fmt.Fprintf(a.stdout, "%s: %s chunks, %s, %s compressed here\n",
+		p.FList, count(uint64(len(p.Chunks))), size(p.Bytes), size(p.PackedBytes))
 	return err
 }

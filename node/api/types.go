@@ -269,9 +269,10 @@ const (
 // ProfileInfo is the order in which a workload first touched the data chunks
 // of an flist.
 type ProfileInfo struct {
-	FList  string   `json:"flist"`
-	Chunks []uint32 `json:"chunks"` // indexes in the flist's table of chunks
-	Bytes  uint64   `json:"bytes"`  // of them, plain
+	FList       string   `json:"flist"`
+	Chunks      []uint32 `json:"chunks"`       // indexes in the flist's table of chunks
+	Bytes       uint64   `json:"bytes"`        // of them, plain
+	PackedBytes uint64   `json:"packed_bytes"` // as stored, of those that are here
 }
 
 // MountInfo is a mount of this node.
