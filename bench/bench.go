@@ -83,6 +83,7 @@ func WriteJSON(w io.Writer, tables []Table) error {
 type Options struct {
 	Binary   string // the flistnode executable
 	Root     string // a root file system to pack
+	Work     string // a directory to work in and keep for later runs; a temporary one if ""
 	Runs     int    // counted runs of each side
 	Slow     bool   // also compare with tools that take minutes
 	Progress func(step string)
