@@ -317,4 +317,3 @@ func badEntryName(name []byte) string {
 	}
 	return ""
 }
-

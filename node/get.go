@@ -8,6 +8,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/flistnode/flistnode/chunkstore"
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
@@ -82,11 +83,12 @@ func (n *Node) fromSwarm(ctx context.Context, id chunk.ID, w want) (chunk.Packed
 }
 
 // keep puts a fetched chunk into the store. The reader has its content already
-// and does not suffer if the disk is full.
+// and does not suffer if the disk is full. It is kept even when the reader has
+// left meanwhile: it is in the cache, so nobody would fetch it again.
 func (n *Node) keep(ctx context.Context, p chunk.Packed) {
 	// The swarm has just opened and so verified this very Packed.
-	err := n.store.PutTrusted(ctx, p)
-	if err == nil || ctx.Err() != nil {
+	err := n.store.PutTrusted(context.WithoutCancel(ctx), p)
+	if err == nil || errors.Is(err, chunkstore.ErrClosed) {
 		return
 	}
 	if now := time.Now().Unix(); now-n.keepWarned.Load() >= int64(keepWarnEvery/time.Second) {

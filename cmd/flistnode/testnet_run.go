@@ -161,10 +161,14 @@ func newTestnetLiar(a *app) *cobra.Command {
 	var cfg liar.Config
 	var how string
 	cmd := &cobra.Command{
-		Use:    "liar",
-		Short:  "Be a peer that answers wrongly or not at all",
-		Hidden: true,
-		Args:   wantArgs(0, 0),
+		Use:   "liar",
+		Short: "Be a peer that answers wrongly or not at all",
+		Long: `Be a peer that announces chunks and then answers wrong bytes, or nothing at
+all. Scenarios start it in place of a node, with the data and identity of one
+that has ended.`,
+		Example: `  flistnode testnet liar --how stall --data /tmp/testnet/a/data`,
+		Hidden:  true,
+		Args:    wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Data, cfg.Listen, cfg.Peers = a.settings.node.Data, a.settings.node.Listen, a.settings.node.Peers
 			cfg.How, cfg.Log = liar.How(how), a.log
