@@ -49,7 +49,7 @@ var fsNames = map[int64]string{
 func fsName(dir string) string {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) == nil {
-		if name, ok := fsNames[int64(st.Type)]; ok {
+		if name, ok := fsNames[st.Type]; ok {
 			return name
 		}
 	}

@@ -55,8 +55,14 @@ func crowdAria(ctx context.Context, fab *fabric.Fabric, opts Options, dir string
 	}()
 	start := func(h *fabric.Host, into string, args ...string) error {
 		cmd := exec.CommandContext(ctx, "aria2c", append(args, "--dir="+into, "--quiet", "--enable-dht=false", "--enable-dht6=false",
-			"--bt-enable-lpd=false", "--disable-ipv6", "--bt-max-peers=0", "--bt-request-peer-speed-limit=1G", "--seed-ratio=0.0",
+			"--bt-enable-lpd=false", "--disable-ipv6", "--bt-max-peers=0", "--bt-request-peer-speed-limit=1000M", "--seed-ratio=0.0",
 			"--file-allocation=none", fmt.Sprintf("--listen-port=%d", ariaPort), "--on-bt-download-complete="+hook, "--no-conf", torrent)...)
+		log, err := os.Create(filepath.Join(dir, h.Name()+".log"))
+		if err != nil {
+			return err
+		}
+		defer log.Close() // the process has its own descriptor
+		cmd.Stdout, cmd.Stderr = log, log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 		if err := h.Do(cmd.Start); err != nil {
 			return err
@@ -68,7 +74,8 @@ func crowdAria(ctx context.Context, fab *fabric.Fabric, opts Options, dir string
 		return c, err
 	}
 	if err := waitPort(ctx, hosts[0]); err != nil {
-		return c, err
+		said, _ := os.ReadFile(filepath.Join(dir, hosts[0].Name()+".log")) // the error is told anyway
+		return c, fmt.Errorf("%w\n%s", err, said)
 	}
 	began := time.Now()
 	waiting := map[string]bool{}

@@ -30,7 +30,8 @@ type transfer struct {
 }
 
 // Transfer measures one node that fetches from one other over loopback, beside
-// a download over HTTP that is hashed and kept. Bytes cannot be compressed.
+// a download over HTTP that is hashed and kept: bytes that cannot be
+// compressed and, if given, the tree opts.Root.
 func Transfer(ctx context.Context, opts Options) (t Table, err error) {
 	dir, err := os.MkdirTemp("", "flistnode-bench-")
 	if err != nil {
@@ -75,7 +76,10 @@ func Transfer(ctx context.Context, opts Options) (t Table, err error) {
 	t.add("fetch", median(own), "s", "curl | tee FILE | openssl dgst -sha256 from "+name, median(other))
 	t.add("fetch, slowest run", max0(own), "s", "slowest of the other", max0(other))
 	t.add("CPU of both nodes", median(x.cpu[1:]), "s", "", 0)
-	return t, nil
+	if opts.Root != "" {
+		err = x.tree(ctx, &t)
+	}
+	return t, err
 }
 
 func max0(xs []float64) float64 {

@@ -38,7 +38,7 @@ type NodeResult struct {
 	Failures       uint64            `json:"failures"`        // requests to peers that failed
 	LinkReceived   uint64            `json:"link_received_bytes"`
 	LinkSent       uint64            `json:"link_sent_bytes"`
-	CPUSeconds     float64           `json:"cpu_seconds"`
+	CPUSeconds     float64           `json:"cpu_seconds"` // since the first fetch
 	Curve          []Point           `json:"curve,omitempty"`
 }
 
@@ -105,7 +105,7 @@ func (r *runner) nodeResult(m *member) NodeResult {
 	c.from = maps.Clone(c.from)
 	c.add(m.now)
 	n := NodeResult{Name: m.name, Site: m.site, Role: m.role, Verified: m.verified, ReceivedBytes: c.received, SentBytes: c.sent,
-		Failures: c.failures, CPUSeconds: c.cpu.Seconds(), From: map[string]uint64{}, Floor: r.floor(m)}
+		Failures: c.failures, CPUSeconds: max(c.cpu-m.idle, 0).Seconds(), From: map[string]uint64{}, Floor: r.floor(m)}
 	for id, bytes := range c.from {
 		if name, ok := r.names[id]; ok && bytes > 0 {
 			n.From[name] += bytes

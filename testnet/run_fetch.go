@@ -76,7 +76,8 @@ func (r *runner) fetch(ctx context.Context, names Names) error {
 	return err
 }
 
-// markFirst notes what the uplinks have carried before the first fetch.
+// markFirst notes what the uplinks have carried, and the processor time the
+// nodes have used, before the first fetch.
 func (r *runner) markFirst() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,6 +85,11 @@ func (r *runner) markFirst() {
 		return
 	}
 	r.first = time.Now()
+	for _, m := range r.order {
+		if m.node != nil {
+			m.idle = m.node.CPU()
+		}
+	}
 	for _, s := range r.sc.Sites {
 		if l, err := r.fabric.Link(s.Name); err == nil {
 			if c, err := l.Counters(); err == nil {
@@ -117,11 +123,11 @@ func (r *runner) keepFetching(ctx context.Context, m *member, f *fetching) {
 		if !r.sc.Retry || sleep(ctx, retryPause) != nil {
 			return
 		}
-		r.mu.Lock()
-		if !m.killed { // one that is dead cannot go on unasked
+		if !killed { // one that was killed cannot go on unasked
+			r.mu.Lock()
 			f.again++
+			r.mu.Unlock()
 		}
-		r.mu.Unlock()
 	}
 }
 

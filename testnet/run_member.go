@@ -21,8 +21,9 @@ type member struct {
 	killed   bool
 	verified bool
 	fetch    *fetching
-	past     counts // of earlier lives
-	now      counts // of this one
+	idle     time.Duration // processor time before the first fetch
+	past     counts        // of earlier lives
+	now      counts        // of this one
 }
 
 // running returns the node if it runs.

@@ -61,11 +61,12 @@ func (r *runner) sample(ctx context.Context, m *member) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, sampleTimeout)
 	defer cancel()
-	st, err := node.Status(ctx)
+	// Before the sum, so that the parts are never more.
+	peers, err := node.Peers(ctx)
 	if err != nil {
 		return
 	}
-	peers, err := node.Peers(ctx)
+	st, err := node.Status(ctx)
 	if err != nil {
 		return
 	}

@@ -66,7 +66,7 @@ With --json: one document with all tables.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; a usual directory if not given")
+	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; image and mount take a usual directory if not given")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
 	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount, memory and coldstart")
@@ -91,8 +91,10 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 			return err
 		}
 	}
-	if opts.Root, err = filepath.Abs(opts.Root); err != nil {
-		return fmt.Errorf("make path absolute: %w", err)
+	if opts.Root != "" {
+		if opts.Root, err = filepath.Abs(opts.Root); err != nil {
+			return fmt.Errorf("make path absolute: %w", err)
+		}
 	}
 	if opts.Work != "" {
 		if opts.Work, err = filepath.Abs(opts.Work); err != nil {

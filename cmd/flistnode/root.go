@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/spf13/cobra"
 )
@@ -159,6 +160,7 @@ func quietLibp2p(handler slog.Handler, wanted bool) {
 	}
 	if !wanted {
 		handler = slog.DiscardHandler
+		golog.SetupLogging(golog.Config{Level: golog.LevelFatal}) // kad-dht's own
 	}
 	gologshim.SetDefaultHandler(handler)
 }
