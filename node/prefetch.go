@@ -67,7 +67,7 @@ func (n *Node) prefetch(ctx context.Context, m *mounted, im *flist.Image, mode s
 		}
 	}
 	if err == nil && len(missing) > 0 && mode == api.PrefetchAll {
-		if err = n.bring(ctx, im, missing, n.bulk(im.CID())); err == nil {
+		if err = n.bring(ctx, im, missing, n.bulk(im.CID()).once()); err == nil {
 			missing = nil
 		}
 	}
@@ -165,5 +165,5 @@ func (n *Node) roomToPrefetch() bool {
 // served on the same streams as waiting reads, after them, so that a read that
 // catches up with it need not ask again.
 func (n *Node) aheadOf(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Readahead, n.cfg.ReadTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Readahead, patience: n.cfg.ReadTimeout}}
 }
