@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -63,7 +64,9 @@ func (n *Node) prefetch(ctx context.Context, m *mounted, im *flist.Image, mode s
 		var order profile.Profile
 		order, err = n.missing(ctx, im, n.findProfile(ctx, im))
 		if err == nil {
+			m.replaying.Store(true)
 			err = n.bring(ctx, im, order, n.aheadOf(im.CID()))
+			m.replaying.Store(false)
 		}
 	}
 	if err == nil && len(missing) > 0 && mode == api.PrefetchAll {
@@ -166,4 +169,21 @@ func (n *Node) roomToPrefetch() bool {
 // catches up with it need not ask again.
 func (n *Node) aheadOf(root cid.Cid) source {
 	return source{n, want{root: rootID(root), class: swarm.Readahead, patience: n.cfg.ReadTimeout}}
+}
+
+// reader is the chunk.Source of a mount's readahead: aheadOf, but only what is
+// here while a profile is replayed, which knows better what comes next.
+type reader struct {
+	source
+	replaying *atomic.Bool
+}
+
+var _ chunk.Source = reader{}
+
+// Get implements chunk.Source.
+func (r reader) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if r.replaying.Load() {
+		return local{r.n}.Get(ctx, id)
+	}
+	return r.source.Get(ctx, id)
 }
