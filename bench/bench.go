@@ -63,7 +63,7 @@ func (t *Table) Print(w io.Writer) error {
 			fmt.Fprintf(tw, "  %s\t%.4g %s\t\t\t\n", r.Name, r.Value, r.Unit)
 			continue
 		}
-		fmt.Fprintf(tw, "  %s\t%.4g %s\t%s\t%.4g %s\t%.2f\n", r.Name, r.Value, r.Unit, r.Against, r.Other, r.Unit, r.Ratio)
+		fmt.Fprintf(tw, "  %s\t%.4g %s\t%s\t%.4g %s\t%.3g\n", r.Name, r.Value, r.Unit, r.Against, r.Other, r.Unit, r.Ratio)
 	}
 	if err := tw.Flush(); err != nil {
 		return err

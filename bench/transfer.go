@@ -24,7 +24,6 @@ type transfer struct {
 	network *testnet.Network
 	seed    *testnet.Node
 	cid     string
-	stored  uint64
 	runs    int
 	cpu     []float64 // of both nodes
 }
@@ -95,7 +94,7 @@ func (x *transfer) pack(ctx context.Context, content string) (err error) {
 		return err
 	}
 	res, err := x.seed.Pack(ctx, api.PackRequest{Dir: content, Reproducible: true}, nil)
-	x.cid, x.stored = res.CID, res.StoredBytes
+	x.cid = res.CID
 	return err
 }
 
@@ -117,9 +116,9 @@ func (x *transfer) fetch(ctx context.Context) (seconds float64, err error) {
 	}
 	seconds = time.Since(began).Seconds()
 	x.cpu = append(x.cpu, (n.CPU() + x.seed.CPU() - before).Seconds())
-	st, err := n.Status(ctx)
-	if err == nil && st.Store.Bytes < x.stored {
-		err = fmt.Errorf("bench: a node holds %d of %d bytes after its fetch", st.Store.Bytes, x.stored)
+	in, err := n.Inspect(ctx, x.cid)
+	if err == nil && in.DataChunksHere < in.DataChunks {
+		err = fmt.Errorf("bench: a node holds %d of %d chunks after its fetch", in.DataChunksHere, in.DataChunks)
 	}
 	return seconds, err
 }

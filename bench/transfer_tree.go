@@ -23,7 +23,7 @@ func (x *transfer) tree(ctx context.Context, t *Table) (err error) {
 	if err != nil {
 		return err
 	}
-	x.cid, x.stored = res.CID, res.StoredBytes
+	x.cid = res.CID
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)

@@ -69,6 +69,7 @@ func RunScenario(ctx context.Context, sc Scenario, opts RunOptions) (res Result,
 	r := newRunner(sc, opts, dir, fab)
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
+		r.killBusy()
 		cancel()
 		stopCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer stop()
@@ -97,6 +98,20 @@ func newRunner(sc Scenario, opts RunOptions, dir string, fab *fabric.Fabric) *ru
 		r.members[m.name], r.order = m, append(r.order, m)
 	}
 	return r
+}
+
+// killBusy kills the nodes that are frozen or in the middle of a fetch: they
+// could take long to end in order, and their data are not needed.
+func (r *runner) killBusy() {
+	for _, m := range r.order {
+		r.mu.Lock()
+		node, busy := m.node, m.frozen || m.fetch != nil && !m.fetch.done
+		m.killed = m.killed || busy
+		r.mu.Unlock()
+		if node != nil && busy {
+			node.Kill()
+		}
+	}
 }
 
 // steps does one step after another and returns what the first one that failed

@@ -46,6 +46,7 @@ func TestScenariosEndWell(t *testing.T) {
 		"lying-peer":            {"a3", "a4", "a5"},
 		"node-killed":           {"a2", "a3"},
 		"partition-and-heal":    {"a2", "b1", "b2", "b3"},
+		"stragglers":            {"a2", "a3", "a4", "a5"},
 		"stalling-peer":         {"a4", "a5", "a6"},
 		"two-sites":             {"b1", "b2", "b3", "b4", "c1", "c2", "c3", "c4"},
 		"uplink-cut":            {"b1", "b2", "b3", "b4"},

@@ -49,7 +49,7 @@ func PackAs(id ID, data []byte) Packed { return PackInto(id, data, nil) }
 // for data and 1/128 of it more.
 func PackInto(id ID, data, buf []byte) Packed { return pack(id, data, buf, compressFast) }
 
-// PackTight is Pack with stronger compression, about ten times slower: for
+// PackTight is Pack with stronger compression, several times slower: for
 // metadata, which every node fetches whole.
 func PackTight(data []byte) Packed { return pack(Sum(data), data, nil, compressTight) }
 
@@ -131,23 +131,6 @@ var errNoCoder = errors.New("chunk: invalid zstd options")
 
 // A zstd coder keeps tables of some hundred KiB; pooling bounds them by the
 // number of goroutines that really run.
-var tightEncoders = sync.Pool{New: func() any { return newEncoder(zstd.SpeedBestCompression) }}
-
-func compressTight(dst, src []byte) []byte {
-	enc := tightEncoders.Get().(*zstd.Encoder)
-	defer tightEncoders.Put(enc)
-	return enc.EncodeAll(src, dst)
-}
-
-func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
-		zstd.WithWindowSize(MaxSize), zstd.WithEncoderCRC(false))
-	if err != nil {
-		panic(errors.Join(errNoCoder, err))
-	}
-	return enc
-}
-
 var decoders = sync.Pool{New: func() any {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxSize),
 		zstd.WithDecoderMaxWindow(MaxSize))
