@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func Load(ctx context.Context, opts Options) (t Table, err error) {
 		return t, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	c, err := million(ctx, store, dir)
+	c, err := million(ctx, store, dir, false)
 	if err != nil {
 		return t, err
 	}
@@ -64,8 +65,9 @@ func Load(ctx context.Context, opts Options) (t Table, err error) {
 	return t, nil
 }
 
-// million writes an image of 10,000 directories of 99 files each.
-func million(ctx context.Context, sink chunk.Sink, tempDir string) (c cid.Cid, err error) {
+// million writes an image of 10,000 directories of 99 files each; the files'
+// content only if asked.
+func million(ctx context.Context, sink chunk.Sink, tempDir string, content bool) (c cid.Cid, err error) {
 	b, err := flist.NewBuilder(sink, flist.BuilderOptions{TempDir: tempDir})
 	if err != nil {
 		return c, err
@@ -99,7 +101,15 @@ func million(ctx context.Context, sink chunk.Sink, tempDir string) (c cid.Cid, e
 				return c, err
 			}
 		}
-		if err := b.AddChunk(flist.Packed, chunk.Sum(fmt.Append(nil, "pack", d)), files*size); err != nil {
+		id := chunk.Sum(fmt.Append(nil, "pack", d))
+		if content {
+			p := chunk.Pack(bytes.Repeat(fmt.Appendf(nil, "directory %019d\n", d), files*size/30))
+			if err := sink.Put(ctx, p); err != nil {
+				return c, err
+			}
+			id = p.ID
+		}
+		if err := b.AddChunk(flist.Packed, id, files*size); err != nil {
 			return c, err
 		}
 	}

@@ -127,7 +127,7 @@ func (m *mountBench) run(ctx context.Context, t *Table) error {
 			}
 		}
 	}
-	return m.memory(ctx, t)
+	return nil
 }
 
 // compare measures one workload and adds a row for each other side.
@@ -161,22 +161,4 @@ func (m *mountBench) compare(ctx context.Context, t *Table, w workload, cold boo
 		t.add(w.name+", "+state, median(seconds[0]), "s", s.name, median(seconds[i+1]))
 	}
 	return nil
-}
-
-// readers is how many processes read everything while the daemon's memory is
-// watched.
-const readers = 8
-
-// memoryMB is the bound the project has set itself.
-const memoryMB = 100
-
-func (m *mountBench) memory(ctx context.Context, t *Table) error {
-	m.opts.Progress(fmt.Sprintf("%d readers read everything", readers))
-	if err := m.sides[0].cool(ctx); err != nil {
-		return err
-	}
-	peak := watchMemory(m.node.PID())
-	err := readAll(ctx, m.target)
-	t.add(fmt.Sprintf("anonymous memory of the daemon, %d readers", readers), peak(), "MB", "the bound", memoryMB)
-	return err
 }

@@ -13,8 +13,8 @@ import (
 // for ahead of a jumping reader is moved over the network for nothing.
 const (
 	aheadStreams  = 64      // sequential readers that are told apart
-	aheadAfter    = 2       // requests in a row that make a reader sequential
-	aheadFirst    = 1 << 19 // bytes ahead of a reader that has just become sequential; doubles
+	aheadAfter    = 3       // requests in a row that make a reader sequential
+	aheadFirst    = 1 << 18 // bytes ahead of a reader that has just become sequential; doubles
 	aheadMost     = 4 << 20 // bytes ahead of a reader
 	aheadInFlight = 32      // chunks, for all readers of a mount
 	aheadSlack    = 2 << 20 // bytes by which requests may overtake one another

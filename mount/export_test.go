@@ -17,3 +17,11 @@ func NewFileSystem(im *flist.Image, src chunk.Source) fuse.RawFileSystem {
 		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead),
 	})
 }
+
+// NewFileSystemAhead is NewFileSystem with a source to read ahead from. end
+// ends the readahead.
+func NewFileSystemAhead(im *flist.Image, src, ahead chunk.Source) (fs fuse.RawFileSystem, end func()) {
+	opts := Options{Ahead: ahead}.withDefaults(im)
+	m := &Mount{im: im, src: src, opts: opts, log: opts.Log, touched: newTouches(im.NumChunks()), ahead: newAhead(im, ahead)}
+	return newFileSystem(context.Background(), m), m.ahead.end
+}

@@ -40,7 +40,11 @@ func (f *fileSystem) Read(gone <-chan struct{}, in *fuse.ReadIn, buf []byte) (fu
 	f.ahead.read(f.reads, ino, in.Offset, size)
 	patience := f.opts.ReadTimeout
 	for _, p := range pieces {
-		if !p.Hole && f.stalls.recent(p.Chunk) {
+		if p.Hole {
+			continue
+		}
+		f.touched.add(p.Chunk)
+		if f.stalls.recent(p.Chunk) {
 			patience = min(patience, stallPatience)
 		}
 	}
@@ -110,7 +114,6 @@ func (f *fileSystem) piece(ctx context.Context, p flist.Piece) ([]byte, error) {
 	}
 	id, size := f.im.Chunk(p.Chunk)
 	f.stats.gets.Add(1)
-	f.touched.add(p.Chunk)
 	data, err := f.src.Get(ctx, id)
 	if err == nil && len(data) != size {
 		err = &chunk.CorruptError{ID: id, Reason: fmt.Sprintf("content is %d bytes, the flist says %d", len(data), size)}

@@ -40,7 +40,7 @@ func DefaultConfig() Config {
 	cfg := Config{
 		Listen:       p2p.DefaultListen(),
 		MDNS:         true,
-		CacheBytes:   64 << 20,
+		CacheBytes:   32 << 20,
 		ReadTimeout:  30 * time.Second,
 		FetchTimeout: time.Minute,
 		Version:      "unknown",

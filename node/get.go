@@ -18,6 +18,7 @@ type want struct {
 	root     chunk.ID      // the flist it belongs to: who has that probably has the chunk
 	class    swarm.Class   // who comes first when links are full
 	patience time.Duration // how long a chunk nobody gives is waited for
+	once     bool          // the content is needed once: it is not put into the cache
 }
 
 // flightKey tells requests apart that must not wait for one another: a read
@@ -37,7 +38,7 @@ func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 	}
 	data, err := n.flights.do(ctx, flightKey{id: id, here: true}, func(ctx context.Context) ([]byte, error) {
 		data, err := n.fromStore(ctx, id)
-		if err == nil {
+		if err == nil && !w.once {
 			n.cache.add(id, data)
 		}
 		return data, err
@@ -51,7 +52,9 @@ func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 		}
 		p, data, err := n.fromSwarm(ctx, id, w)
 		if err == nil {
-			n.cache.add(id, data)
+			if !w.once {
+				n.cache.add(id, data)
+			}
 			n.keep(ctx, p)
 		}
 		return data, err
@@ -110,20 +113,26 @@ var _ chunk.Source = source{}
 // Get implements chunk.Source.
 func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) { return s.n.get(ctx, id, s.w) }
 
+// once is s for content that is needed once.
+func (s source) once() source {
+	s.w.once = true
+	return s
+}
+
 // reading is the source of whoever waits for the content of root as an
 // application does: through a mount.
 func (n *Node) reading(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Waiting, n.cfg.ReadTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Waiting, patience: n.cfg.ReadTimeout}}
 }
 
 // working is the source of a command that a user waits for.
 func (n *Node) working(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Readahead, n.cfg.FetchTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Readahead, patience: n.cfg.FetchTimeout}}
 }
 
 // bulk is the source for much data, behind whoever waits for single chunks.
 func (n *Node) bulk(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Prefetch, n.cfg.FetchTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Prefetch, patience: n.cfg.FetchTimeout}}
 }
 
 // rootID returns the ID of a root block, the zero ID for something that

@@ -45,10 +45,11 @@ func (n *Node) load(ctx context.Context, name string) (*flist.Image, error) {
 		return im, nil
 	}
 	return n.images.loading.do(ctx, root, func(ctx context.Context) (*flist.Image, error) {
-		if _, err := flist.LoadRoot(ctx, n.working(root), root); err != nil {
+		tables := n.working(root).once()
+		if _, err := flist.LoadRoot(ctx, tables, root); err != nil {
 			return nil, err // it names the flist
 		}
-		im, err := flist.Load(ctx, n.working(root), root)
+		im, err := flist.Load(ctx, tables, root)
 		if err != nil {
 			return nil, fmt.Errorf("load flist %s: %w", root, err)
 		}

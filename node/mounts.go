@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,7 +36,8 @@ type mounted struct {
 	since time.Time
 	stop  context.CancelFunc // takes it away
 
-	follow func(ctx context.Context) // what goes on beside it; it ends with ctx
+	follow    func(ctx context.Context) // what goes on beside it; it ends with ctx
+	replaying *atomic.Bool              // a profile is being replayed
 
 	ended chan struct{} // closed when Run has returned and err is set
 	err   error
@@ -70,7 +72,8 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 	if err != nil {
 		return api.MountInfo{}, err
 	}
-	opts.Ahead = n.aheadOf(im.CID())
+	replaying := new(atomic.Bool)
+	opts.Ahead = reader{n.aheadOf(im.CID()), replaying}
 	fs, err := mount.New(im, n.reading(im.CID()), opts)
 	if err != nil {
 		return api.MountInfo{}, mountError(err)
@@ -78,7 +81,7 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 	if err := n.pin(im.CID(), req.Name, api.HowMounted); err != nil {
 		return api.MountInfo{}, err
 	}
-	m := &mounted{Mount: fs, root: im.CID(), name: req.Name, since: time.Now(), ended: make(chan struct{})}
+	m := &mounted{Mount: fs, root: im.CID(), name: req.Name, since: time.Now(), ended: make(chan struct{}), replaying: replaying}
 	m.follow = func(ctx context.Context) { n.follow(ctx, m, im, prefetch) }
 	if err := n.mounts.start(ctx, m); err != nil {
 		return api.MountInfo{}, mountError(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -63,11 +64,13 @@ func (n *Node) prefetch(ctx context.Context, m *mounted, im *flist.Image, mode s
 		var order profile.Profile
 		order, err = n.missing(ctx, im, n.findProfile(ctx, im))
 		if err == nil {
+			m.replaying.Store(true)
 			err = n.bring(ctx, im, order, n.aheadOf(im.CID()))
+			m.replaying.Store(false)
 		}
 	}
 	if err == nil && len(missing) > 0 && mode == api.PrefetchAll {
-		if err = n.bring(ctx, im, missing, n.bulk(im.CID())); err == nil {
+		if err = n.bring(ctx, im, missing, n.bulk(im.CID()).once()); err == nil {
 			missing = nil
 		}
 	}
@@ -165,5 +168,22 @@ func (n *Node) roomToPrefetch() bool {
 // served on the same streams as waiting reads, after them, so that a read that
 // catches up with it need not ask again.
 func (n *Node) aheadOf(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Readahead, n.cfg.ReadTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Readahead, patience: n.cfg.ReadTimeout}}
+}
+
+// reader is the chunk.Source of a mount's readahead: aheadOf, but only what is
+// here while a profile is replayed, which knows better what comes next.
+type reader struct {
+	source
+	replaying *atomic.Bool
+}
+
+var _ chunk.Source = reader{}
+
+// Get implements chunk.Source.
+func (r reader) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if r.replaying.Load() {
+		return local{r.n}.Get(ctx, id)
+	}
+	return r.source.Get(ctx, id)
 }

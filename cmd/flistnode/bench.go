@@ -23,6 +23,7 @@ var benchmarks = []struct {
 	{"load", "load an flist of a million entries from the store", bench.Load},
 	{"image", "pack and unpack a root file system, weigh its flist", bench.Image},
 	{"mount", "read a local image through a mount, warm and cold", bench.Mount},
+	{"memory", "mount an flist of a million entries and read it", bench.Memory},
 	{"coldstart", "start programs from an image that is elsewhere, over slow links", bench.ColdStart},
 	{"transfer", "fetch from one node over loopback, beside HTTP", bench.Transfer},
 	{"swarm", "many nodes fetch at once over slow links, beside HTTP and BitTorrent", bench.Swarm},
@@ -33,7 +34,7 @@ func newBench(a *app) *cobra.Command {
 	var out, rate string
 	var bytes bytesValue
 	cmd := &cobra.Command{
-		Use:   "bench load|image|mount|coldstart|transfer|swarm|all",
+		Use:   "bench load|image|mount|memory|coldstart|transfer|swarm|all",
 		Short: "Measure, beside other tools in the same run",
 		Long: `Measure this program beside other tools and bounds, in the same run and in turn,
 and print tables: the figure, what it is compared with, the ratio. Everything is
@@ -48,7 +49,7 @@ With --json: one document with all tables.`,
   flistnode bench transfer --size 1GiB
   flistnode bench swarm --nodes 8 --rate 100mbit --size 128MiB --plots .`,
 		Args:      wantArgs(1, 1),
-		ValidArgs: []string{"load", "image", "mount", "coldstart", "transfer", "swarm", "all"},
+		ValidArgs: []string{"load", "image", "mount", "memory", "coldstart", "transfer", "swarm", "all"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if opts.Rate, err = testnet.ParseRate(rate); err != nil || opts.Rate == 0 {
@@ -68,7 +69,7 @@ With --json: one document with all tables.`,
 	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; image and mount take a usual directory if not given")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
-	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount and coldstart")
+	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount, memory and coldstart")
 	f.IntVar(&opts.Nodes, "nodes", 8, "swarm: `N` nodes that fetch, beside the seed")
 	f.StringVar(&rate, "rate", "100mbit", "swarm: the `RATE` of every link, both ways")
 	f.Var(&bytes, "size", "transfer, swarm: `SIZE` of the content; 1GiB and 128MiB if not given")
@@ -122,7 +123,7 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 		}
 	}
 	if len(tables) == 0 {
-		return usagef("no benchmark %s: want load, image, mount, coldstart, transfer, swarm or all", quote(which))
+		return usagef("no benchmark %s: want load, image, mount, memory, coldstart, transfer, swarm or all", quote(which))
 	}
 	if out != "" {
 		if err := writeTables(out, tables); err != nil {
