@@ -44,6 +44,10 @@ type job struct {
 	wake    chan struct{} // one token when there may be something to do
 	work    sync.WaitGroup
 
+	group0    []peer.ID // the group owners was computed for
+	owners    []uint8   // by place: 0 not known, 1 another's to fetch, 2 mine
+	own       bool      // a chunk of mine waited at ownAt
+	ownAt     time.Time
 	pending   bitmap // wanted, not asked for
 	waiting   int    // how many
 	inflight  map[uint32][]*jobAsk
@@ -206,7 +210,11 @@ func (j *job) dropLate(now time.Time) {
 			if jp.rate > 0 {
 				expected = time.Duration(4 * float64(jp.bytes) / jp.rate * float64(time.Second))
 			}
-			if now.Sub(last) < max(lateAfter, min(expected, j.s.cfg.StallTimeout)) {
+			patience := lateAfter
+			if m := j.sh.members[a.peer]; m != nil && !m.near {
+				patience = 3 * lateAfter
+			}
+			if now.Sub(last) < max(patience, min(expected, j.s.cfg.StallTimeout)) {
 				continue
 			}
 			late++
@@ -413,7 +421,11 @@ func (j *job) claimed(a *jobAsk, m *member, at time.Time) {
 // searchAlone looks for chunks no member holds, one by one, by the providers
 // of the flist and of the chunk itself; and for any when nothing comes.
 func (j *job) searchAlone(now time.Time) {
-	if now.Sub(j.began) < aloneAfter && len(j.sh.members) > 0 || j.waiting == 0 {
+	wait := aloneAfter
+	if len(j.sh.members) == 0 {
+		wait /= 4
+	}
+	if now.Sub(j.began) < wait || j.waiting == 0 {
 		return
 	}
 	stuck := now.Sub(j.lastCame) >= stuckAfter

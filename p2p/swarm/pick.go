@@ -1,11 +1,11 @@
 package swarm
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -30,6 +30,18 @@ const (
 	endgameAge = 500 * time.Millisecond
 )
 
+// lastAsked orders members: those at this site who download, its seeds, and
+// then all others, who are beyond the uplink.
+func (m *member) lastAsked() int {
+	switch {
+	case !m.near:
+		return 2
+	case m.seed:
+		return 1
+	}
+	return 0
+}
+
 // each calls yield for the places in the set.
 func (b bitmap) each(yield func(uint32) bool) {
 	for w, v := range b {
@@ -50,13 +62,21 @@ func (j *job) fill(now time.Time) {
 	for p := range j.sh.members {
 		peers = append(peers, p)
 	}
-	slices.SortFunc(peers, func(a, b peer.ID) int { return strings.Compare(string(a), string(b)) })
 	rand.Shuffle(len(peers), func(a, b int) { peers[a], peers[b] = peers[b], peers[a] })
+	slices.SortStableFunc(peers, func(a, b peer.ID) int { // seeds carry what is left
+		return cmp.Compare(j.sh.members[a].lastAsked(), j.sh.members[b].lastAsked())
+	})
 	group := j.group(now)
 	for _, p := range peers {
+		if j.waiting == 0 && now.Sub(j.lastCame) < endgameAge/4 {
+			return
+		}
 		jp := j.peers[p]
 		if jp == nil {
 			jp = &jobPeer{window: firstWindow}
+			if !j.sh.members[p].near {
+				jp.window = minWindow
+			}
 			j.peers[p] = jp
 		}
 		if now.Before(jp.blocked) || jp.late || !j.s.peers.usable(p, now) {
@@ -118,7 +138,10 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 				return rankNever
 			}
 		}
-		return rarity
+		if !m.near && sh.site[i] > 0 {
+			return rankNever
+		}
+		return rankOthers + rarity
 	}
 	if m.near && !m.seed {
 		return rankTrade + rarity
@@ -127,8 +150,12 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 		return rankTrade + rarity
 	}
 	quiet := now.Sub(j.lastCame) > spareAfter
+	if !m.near {
+		quiet = now.Sub(j.lastCame) > stuckAfter
+	}
 	if m.near && sh.grown[i] > 0 || !m.near && sh.site[i] > 0 {
-		if quiet {
+		// Its only holder has all it can carry, or nothing comes at all.
+		if quiet || m.near && sh.grown[i] == 1 && now.Sub(j.began) > spareAfter {
 			return rankSpare + rarity
 		}
 		return rankNever
@@ -140,7 +167,10 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 	if !m.near {
 		base = rankUplink
 	}
-	if owner(group, sh.table.IDs[i]) != j.s.cfg.Self {
+	if !j.mine(group, i) {
+		if !m.near && j.ownLeft(group, now) {
+			return rankNever
+		}
 		base = rankOthers
 	}
 	return base + rarity
@@ -174,15 +204,44 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 
 // fetchedByOther reports whether a member of the site said it fetches i now.
 func (j *job) fetchedByOther(i uint32, now time.Time) bool {
-	for _, m := range j.sh.members {
-		if at, ok := m.fetching[i]; ok && m.near {
-			if now.Sub(at) < newsTime {
-				return true
-			}
-			delete(m.fetching, i)
-		}
+	at, ok := j.sh.begun[i]
+	if ok && now.Sub(at) < newsTime {
+		return true
+	}
+	if ok {
+		delete(j.sh.begun, i)
 	}
 	return false
+}
+
+// mine reports whether this node is to fetch i for the group.
+func (j *job) mine(group []peer.ID, i uint32) bool {
+	if !slices.Equal(group, j.group0) || j.owners == nil {
+		j.group0, j.owners = group, make([]uint8, len(j.sh.table.IDs))
+	}
+	if j.owners[i] == 0 {
+		j.owners[i] = 1
+		if owner(group, j.sh.table.IDs[i]) == j.s.cfg.Self {
+			j.owners[i] = 2
+		}
+	}
+	return j.owners[i] == 2
+}
+
+// ownLeft reports whether a chunk waits that this node is to fetch for the
+// group. It looks through all at most once in a while.
+func (j *job) ownLeft(group []peer.ID, now time.Time) bool {
+	if now.Sub(j.ownAt) < jobTick/2 {
+		return j.own
+	}
+	j.ownAt, j.own = now, false
+	for i := range j.pending.each {
+		if j.sh.site[i] == 0 && j.sh.holders[i] > 0 && j.mine(group, i) {
+			j.own = true
+			break
+		}
+	}
+	return j.own
 }
 
 // announce tells the members of the site that this node fetches i.
@@ -203,6 +262,7 @@ func (j *job) group(now time.Time) []peer.ID {
 			group = append(group, p)
 		}
 	}
+	slices.Sort(group)
 	return group
 }
 

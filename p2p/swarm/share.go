@@ -74,20 +74,20 @@ type share struct {
 	grown   []uint16 // those of them that were not complete when they joined
 	site    []uint16 // those of them that are at this node's site
 	jobs    map[*job]struct{}
-	told    map[peer.ID]bool // who was told that this node shares it
+	begun   map[uint32]time.Time // chunks a member of the site said it fetches
+	told    map[peer.ID]bool     // who was told that this node shares it
 	used    time.Time
 }
 
 // member is a peer that shares an flist.
 type member struct {
-	have     bitmap
-	n        int
-	seed     bool // was complete when it joined
-	near     bool // at this node's site
-	fetching map[uint32]time.Time
-	news     time.Time // when it last told something
-	wrong    int       // chunks it wrongly claimed to have
-	good     int       // chunks it gave
+	have  bitmap
+	n     int
+	seed  bool      // was complete when it joined
+	near  bool      // at this node's site
+	news  time.Time // when it last told something
+	wrong int       // chunks it wrongly claimed to have
+	good  int       // chunks it gave
 }
 
 // shares is what is known of who has what.
@@ -166,7 +166,7 @@ func (s *Swarm) Share(t ChunkTable, held []uint32) error {
 	sh := &share{
 		table: t, have: newBitmap(n), members: map[peer.ID]*member{}, order: make([]uint32, n),
 		holders: make([]uint16, n), grown: make([]uint16, n), site: make([]uint16, n),
-		jobs: map[*job]struct{}{}, told: map[peer.ID]bool{}, used: time.Now(),
+		jobs: map[*job]struct{}{}, begun: map[uint32]time.Time{}, told: map[peer.ID]bool{}, used: time.Now(),
 	}
 	for i := range sh.order {
 		sh.order[i] = uint32(i)
@@ -235,6 +235,7 @@ func (s *Swarm) Went(id chunk.ID) {
 func (s *Swarm) gain(sh *share, i uint32) {
 	sh.have.set(i)
 	sh.n++
+	delete(sh.begun, i)
 	for p, m := range sh.members {
 		if sh.told[p] && !m.seed {
 			s.talkers.have(p, sh.table.Root, i)
@@ -270,7 +271,7 @@ func (s *Swarm) joined(sh *share, p peer.ID, msg exchange.Message) {
 		return
 	}
 	sh.remove(p)
-	m := &member{have: newBitmap(len(sh.table.IDs)), fetching: map[uint32]time.Time{}, news: time.Now(), near: s.near(p)}
+	m := &member{have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p)}
 	if old != nil {
 		m.wrong, m.good = old.wrong, old.good
 	}
@@ -352,10 +353,11 @@ func (s *Swarm) news(sh *share, m *member, msg exchange.Message) {
 			continue
 		}
 		if msg.Kind == exchange.Fetching {
-			m.fetching[i] = m.news
+			if m.near {
+				sh.begun[i] = m.news
+			}
 			continue
 		}
-		delete(m.fetching, i)
 		m.have.set(i)
 		m.n++
 		sh.count(m, i, 1)
