@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	firstWindow = 512 << 10 // bytes in flight to a peer not measured yet
-	minWindow   = 256 << 10
+	firstWindow = 256 << 10 // bytes in flight to a peer not measured yet
+	minWindow   = 128 << 10
 	maxWindow   = 8 << 20
 	maxInFlight = 48 << 20 // bytes in flight or being kept, of one job
 	// windowTime is how much of a peer's throughput is kept in flight.

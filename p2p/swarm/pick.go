@@ -85,7 +85,7 @@ func (j *job) fill(now time.Time) {
 			}
 			continue
 		}
-		for jp.bytes+j.chunkSize <= jp.window && j.bytes < maxInFlight {
+		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight {
 			i, ok := j.pick(p, jp, group, now)
 			if !ok {
 				break
@@ -155,7 +155,7 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 	}
 	if m.near && sh.grown[i] > 0 || !m.near && sh.site[i] > 0 {
 		// Its only holder has all it can carry, or nothing comes at all.
-		if quiet || m.near && sh.grown[i] == 1 && now.Sub(j.began) > spareAfter {
+		if quiet || m.near && sh.grown[i] <= 2 && now.Sub(j.began) > spareAfter {
 			return rankSpare + rarity
 		}
 		return rankNever
