@@ -34,7 +34,10 @@ type mounted struct {
 	name  string
 	since time.Time
 	stop  context.CancelFunc // takes it away
-	ended chan struct{}      // closed when Run has returned and err is set
+
+	follow func(ctx context.Context) // what goes on beside it; it ends with ctx
+
+	ended chan struct{} // closed when Run has returned and err is set
 	err   error
 }
 
@@ -50,6 +53,10 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 	if err := checkName(req.Name); err != nil {
 		return api.MountInfo{}, err
 	}
+	prefetch, err := checkPrefetch(req.Prefetch)
+	if err != nil {
+		return api.MountInfo{}, err
+	}
 	opts := mount.Options{
 		Dir: req.Dir, NonEmpty: req.NonEmpty, AllowOther: req.AllowOther, SetUID: req.SetUID, Devices: req.Devices,
 		DataDir: n.cfg.Data, Log: n.log,
@@ -63,6 +70,7 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 	if err != nil {
 		return api.MountInfo{}, err
 	}
+	opts.Ahead = n.aheadOf(im.CID())
 	fs, err := mount.New(im, n.reading(im.CID()), opts)
 	if err != nil {
 		return api.MountInfo{}, mountError(err)
@@ -71,6 +79,7 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 		return api.MountInfo{}, err
 	}
 	m := &mounted{Mount: fs, root: im.CID(), name: req.Name, since: time.Now(), ended: make(chan struct{})}
+	m.follow = func(ctx context.Context) { n.follow(ctx, m, im, prefetch) }
 	if err := n.mounts.start(ctx, m); err != nil {
 		return api.MountInfo{}, mountError(err)
 	}
@@ -103,7 +112,15 @@ func (ms *mounts) start(ctx context.Context, m *mounted) error {
 	go func() { // counted in ms.run by add
 		defer ms.run.Done()
 		defer stop()
+		beside, stopBeside := context.WithCancel(runCtx)
+		followed := make(chan struct{})
+		go func() {
+			defer close(followed)
+			m.follow(beside)
+		}()
 		m.err = m.Run(runCtx)
+		stopBeside()
+		<-followed
 		ms.remove(m)
 		close(m.ended)
 	}()

@@ -32,6 +32,10 @@ control socket, until ctrl-C or "flistnode umount DIR".
 Setuid bits, file capabilities and device nodes are shown, but have no effect
 unless --suid and --dev are given.
 
+What a workload touched at its start when FLIST was mounted before, here or by a
+peer, is fetched ahead of its reads (--prefetch profile); "none" fetches only
+what is read, "all" goes on with everything else. Reads come first.
+
 With --json: one document with "dir", "flist" and "since".`,
 		Example: `  flistnode mount CID /mnt/image
   flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...`,
@@ -47,6 +51,9 @@ With --json: one document with "dir", "flist" and "since".`,
 	f.BoolVar(&req.SetUID, "suid", false, "let setuid bits and file capabilities have effect; only root may")
 	f.BoolVar(&req.Devices, "dev", false, "let device nodes be opened; only root may")
 	f.StringVar(&req.Name, "name", "", "`NAME` to list the flist by")
+	req.Prefetch = api.PrefetchProfile
+	f.Var(&choice{&req.Prefetch, []string{api.PrefetchNone, api.PrefetchProfile, api.PrefetchAll}}, "prefetch",
+		"`WHAT` to fetch before it is read: none, profile, all")
 	f.BoolVar(&ownerOnly, "owner-only", false, "let only the user of the node look into the mount, as it is without root")
 	return cmd
 }

@@ -256,6 +256,23 @@ type MountRequest struct {
 	AllowOther bool   `json:"allow_other,omitempty"` // other users may look into it
 	SetUID     bool   `json:"set_uid,omitempty"`     // setuid bits and file capabilities have effect
 	Devices    bool   `json:"devices,omitempty"`     // device nodes can be opened
+	Prefetch   string `json:"prefetch,omitempty"`    // one of the Prefetch constants; "" is PrefetchProfile
+}
+
+// What a mount fetches before it is asked for.
+const (
+	PrefetchNone    = "none"
+	PrefetchProfile = "profile" // what a workload touched at its start, here or on a peer
+	PrefetchAll     = "all"     // that, then everything else
+)
+
+// ProfileInfo is the order in which a workload first touched the data chunks
+// of an flist.
+type ProfileInfo struct {
+	FList       string   `json:"flist"`
+	Chunks      []uint32 `json:"chunks"`       // indexes in the flist's table of chunks
+	Bytes       uint64   `json:"bytes"`        // of them, plain
+	PackedBytes uint64   `json:"packed_bytes"` // as stored, of those that are here
 }
 
 // MountInfo is a mount of this node.
