@@ -292,6 +292,7 @@ func (f *fetch) tell(last bool) {
 	defer f.mu.Unlock()
 	if last || time.Since(f.told) >= tellEvery {
 		f.told = time.Now()
+		f.state.Peers = f.n.swarm.Members(rootID(f.root))
 		f.progress(f.state)
 	}
 }

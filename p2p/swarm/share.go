@@ -206,6 +206,16 @@ func (s *Swarm) holds(sh *share, places []uint32) {
 	}
 }
 
+// Members returns how many peers are known to share an flist.
+func (s *Swarm) Members(root chunk.ID) int {
+	s.shares.mu.Lock()
+	defer s.shares.mu.Unlock()
+	if sh := s.shares.all[root]; sh != nil {
+		return len(sh.members)
+	}
+	return 0
+}
+
 // Came notes that this node now holds a chunk. It does not block.
 func (s *Swarm) Came(id chunk.ID) {
 	h := s.shares
