@@ -163,6 +163,9 @@ func newTestnetLiar(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "liar",
 		Short:  "Be a peer that answers wrongly or not at all",
+		Long: `Run a peer that announces chunks and answers requests for them wrongly or not at
+all, for scenarios of a test network. It prints its addresses.`,
+		Example: `  flistnode testnet liar --help`,
 		Hidden: true,
 		Args:   wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
