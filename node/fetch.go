@@ -14,6 +14,7 @@ import (
 	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/node/api"
+	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
 const (
@@ -29,6 +30,10 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 		return api.FetchResult{}, err
 	}
 	start := time.Now()
+	before, err := n.metadataHeld(ctx, req.FList)
+	if err != nil {
+		return api.FetchResult{}, err
+	}
 	im, err := n.load(ctx, req.FList)
 	if err != nil {
 		return api.FetchResult{}, err
@@ -37,11 +42,9 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 		return api.FetchResult{}, err
 	}
 	f := newFetch(n, im, progress)
+	f.before = before
 	f.add(im.MetadataChunks(true), metadataSizes(im))
-	if !req.MetadataOnly {
-		f.addData(im)
-	}
-	if err := f.run(ctx); err != nil {
+	if err := f.run(ctx, im, !req.MetadataOnly); err != nil {
 		return api.FetchResult{}, fmt.Errorf("fetch flist %s: %w", im.CID(), err)
 	}
 	if err := n.store.Sync(); err != nil {
@@ -60,6 +63,7 @@ type fetch struct {
 	ids      []chunk.ID // each once
 	sizes    []int      // plain; 0 if not known
 	seen     map[chunk.ID]bool
+	before   map[chunk.ID]bool // metadata that was here before the flist was loaded
 	progress func(api.FetchProgress)
 
 	mu      sync.Mutex
@@ -92,6 +96,38 @@ func (f *fetch) addData(im *flist.Image) {
 	}
 }
 
+// metadataHeld returns which metadata chunks of the flist are here, before it
+// is loaded. It fetches the root block.
+func (n *Node) metadataHeld(ctx context.Context, name string) (map[chunk.ID]bool, error) {
+	root, err := parseCID(name)
+	if err != nil {
+		return nil, err
+	}
+	ids := []chunk.ID{rootID(root)}
+	has, err := n.store.HasMany(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	held := map[chunk.ID]bool{ids[0]: has[0]}
+	r, err := flist.LoadRoot(ctx, n.working(root), root)
+	if err != nil {
+		return nil, err // it names the flist
+	}
+	ids = ids[:0]
+	for _, s := range r.Sections {
+		for _, l := range s.Chunks {
+			ids = append(ids, l.ID())
+		}
+	}
+	if has, err = n.store.HasMany(ctx, ids); err != nil {
+		return nil, err
+	}
+	for i, id := range ids {
+		held[id] = has[i]
+	}
+	return held, nil
+}
+
 // metadataSizes returns the sizes of im.MetadataChunks(true), 0 for the root
 // block.
 func metadataSizes(im *flist.Image) []int {
@@ -111,31 +147,78 @@ func metadataSizes(im *flist.Image) []int {
 	return sizes
 }
 
-func (f *fetch) run(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(fetchParallel)
-	for at := 0; at < len(f.ids) && gctx.Err() == nil; at += fetchBatch {
-		end := min(at+fetchBatch, len(f.ids))
-		held, err := f.n.store.HasMany(gctx, f.ids[at:end])
-		if err != nil {
-			return errors.Join(err, g.Wait())
-		}
-		for i := at; i < end; i++ {
-			if held[i-at] {
-				f.count(f.sizes[i], false)
-				continue
-			}
-			g.Go(func() error { return f.bring(gctx, i) })
+func (f *fetch) run(ctx context.Context, im *flist.Image, data bool) error {
+	if data {
+		for i := range im.NumChunks() {
+			_, size := im.Chunk(uint32(i))
+			f.state.TotalChunks++
+			f.state.TotalBytes += uint64(size)
 		}
 	}
-	if err := g.Wait(); err != nil {
+	if err := f.metadata(ctx); err != nil {
 		return err
+	}
+	if data {
+		if err := f.data(ctx, im); err != nil {
+			return err
+		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	f.tell(true)
 	return f.lack()
+}
+
+// metadata brings the metadata chunks, most of which came when the flist was
+// loaded.
+func (f *fetch) metadata(ctx context.Context) error {
+	held, err := f.n.store.HasMany(ctx, f.ids)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchParallel)
+	for i, id := range f.ids {
+		if held[i] {
+			f.count(f.sizes[i], !f.before[id])
+			continue
+		}
+		g.Go(func() error { return f.bring(gctx, i) })
+	}
+	return g.Wait()
+}
+
+// data brings the data chunks, from all who have them, and trades them with
+// those who fetch the flist too.
+func (f *fetch) data(ctx context.Context, im *flist.Image) error {
+	t, held, err := f.n.table(ctx, im)
+	if err != nil {
+		return err
+	}
+	if err := f.n.swarm.Share(t, held); err != nil {
+		return err
+	}
+	here := make([]bool, len(t.IDs))
+	for _, i := range held {
+		here[i] = true
+	}
+	var wanted []uint32
+	for i := range t.IDs {
+		if here[i] {
+			_, size := im.Chunk(uint32(i))
+			f.count(size, false)
+		} else {
+			wanted = append(wanted, uint32(i))
+		}
+	}
+	return f.n.swarm.Download(ctx, t.Root, wanted, swarm.Prefetch, f.n.cfg.FetchTimeout, func(p chunk.Packed, plain []byte) error {
+		if err := f.n.store.PutTrusted(ctx, p); err != nil { // verified by the swarm
+			return err
+		}
+		f.count(len(plain), true)
+		return nil
+	})
 }
 
 // bring gets one chunk and keeps it. One that nobody has is noted, so that the
@@ -209,6 +292,7 @@ func (f *fetch) tell(last bool) {
 	defer f.mu.Unlock()
 	if last || time.Since(f.told) >= tellEvery {
 		f.told = time.Now()
+		f.state.Peers = f.n.swarm.Members(rootID(f.root))
 		f.progress(f.state)
 	}
 }

@@ -119,9 +119,15 @@ func (n *Node) tempDir() string { return filepath.Join(n.cfg.Data, tempDirName) 
 // removes what a node that died left in the directory of temporary files.
 func (n *Node) openStore() error {
 	store, err := chunkstore.Open(filepath.Join(n.cfg.Data, storeDir), chunkstore.Options{
-		Log:      n.log,
-		OnPut:    func(id chunk.ID) { n.announcer.came(id) },
-		OnDelete: func(id chunk.ID) { n.announcer.went(id) },
+		Log: n.log,
+		OnPut: func(id chunk.ID) {
+			n.swarm.Came(id)
+			n.announcer.came(id)
+		},
+		OnDelete: func(id chunk.ID) {
+			n.swarm.Went(id)
+			n.announcer.went(id)
+		},
 	})
 	var inUse *chunkstore.InUseError
 	if errors.As(err, &inUse) {
@@ -180,19 +186,23 @@ func peerInfos(addrs []string) ([]peer.AddrInfo, error) {
 }
 
 func (n *Node) openSwarm() error {
-	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log})
 	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log})
 	n.hints = hint.NewServer(n.host.Libp2p(), n.tellProfile, n.log)
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
+		Teller: n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
 			return peers
 		},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log, Heard: n.swarm.Hear})
+	return nil
 }
 
 // Run lets the node work until ctx ends, or until a part of it fails. Before

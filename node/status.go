@@ -54,6 +54,8 @@ func (n *Node) netStatus() api.NetStatus {
 	got := n.swarm.Stats()
 	gave, _ := n.server.Stats()
 	s := api.NetStatus{ChunksFetched: got.Chunks, BytesReceived: got.BytesReceived, ChunksServed: gave.Chunks, BytesSent: gave.BytesSent}
+	s.BytesSite, s.Hedged = got.BytesSite, got.Hedged
+	s.BytesOther = got.BytesReceived - min(got.BytesSite, got.BytesReceived)
 	for _, p := range got.Peers {
 		s.Failures += p.Failures
 	}
@@ -74,6 +76,10 @@ func (n *Node) Peers(context.Context) ([]api.Peer, error) {
 		out := api.Peer{
 			ID: p.ID.String(), Agent: p.Agent, Direction: "in", Latency: p.Latency,
 			ChunksReceived: stats.Chunks, BytesReceived: stats.BytesReceived, ChunksSent: served.Chunks, BytesSent: served.BytesSent,
+		}
+		out.Site, out.Failures, out.Reason = stats.Site, stats.Failures, stats.Reason
+		if until := stats.QuarantinedUntil; !until.IsZero() {
+			out.AvoidedUntil = &until
 		}
 		if p.Direction == "outbound" {
 			out.Direction = "out"

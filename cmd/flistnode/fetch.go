@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,10 +40,23 @@ With --json: one document with "cid", "chunks", "new_chunks" and bytes.`,
 	return cmd
 }
 
+// fetchNote says how far a fetch is, how fast, from how many, and how long it
+// will take at that speed.
+func fetchNote(at api.FetchProgress, since time.Duration) string {
+	note := fmt.Sprintf("%s of %s chunks, %s peers", count(at.Chunks), count(at.TotalChunks), count(at.Peers))
+	if at.NewBytes == 0 || since < time.Second {
+		return note
+	}
+	rate := float64(at.NewBytes) / since.Seconds()
+	left := time.Duration(float64(at.TotalBytes-min(at.Bytes, at.TotalBytes)) / rate * float64(time.Second))
+	return fmt.Sprintf("%s, %s/s, %s left", note, size(uint64(rate)), left.Round(time.Second))
+}
+
 func (a *app) fetch(ctx context.Context, c *api.Client, req api.FetchRequest) error {
 	m := a.meter("fetching")
+	start := time.Now()
 	res, err := c.Fetch(ctx, req, func(at api.FetchProgress) {
-		m.update(at.Bytes, at.TotalBytes, fmt.Sprintf("%s of %s chunks", count(at.Chunks), count(at.TotalChunks)))
+		m.update(at.Bytes, at.TotalBytes, fetchNote(at, time.Since(start)))
 	})
 	m.done()
 	if err != nil {

@@ -58,6 +58,8 @@ func (a *app) status(ctx context.Context, c *api.Client) error {
 		size(s.Store.DiskBytes), size(s.Store.FreeBytes)))
 	t.row("cache", fmt.Sprintf("%s of %s, %s hits, %s misses", size(s.Cache.Bytes), size(s.Cache.MaxBytes),
 		count(s.Cache.Hits), count(s.Cache.Misses)))
+	t.row("from own site", size(s.Net.BytesSite))
+	t.row("from other sites", size(s.Net.BytesOther))
 	t.row("from peers", fmt.Sprintf("%s chunks, %s, %s failures", count(s.Net.ChunksFetched), size(s.Net.BytesReceived), count(s.Net.Failures)))
 	t.row("to peers", fmt.Sprintf("%s chunks, %s", count(s.Net.ChunksServed), size(s.Net.BytesSent)))
 	t.row("announced", fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Announce.Roots), count(s.Announce.Chunks), count(s.Announce.Pending)))
@@ -90,15 +92,23 @@ func (a *app) peers(ctx context.Context, c *api.Client) error {
 	if a.json {
 		return a.printJSON(orEmpty(peers))
 	}
-	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS")
+	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS", "REMARK")
 	for _, p := range peers {
 		rtt := "-"
 		if p.Latency > 0 {
 			rtt = p.Latency.Round(10 * time.Microsecond).String()
 		}
-		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")))
+		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")), remark(p))
 	}
 	return t.flush()
+}
+
+// remark says what is wrong with a peer.
+func remark(p api.Peer) string {
+	if p.AvoidedUntil == nil {
+		return "-"
+	}
+	return fmt.Sprintf("avoided until %s: %s", when(*p.AvoidedUntil), quote(p.Reason))
 }
 
 func newID(a *app) *cobra.Command {

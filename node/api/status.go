@@ -41,7 +41,10 @@ type NetStatus struct {
 	ChunksFetched uint64 `json:"chunks_fetched"`
 	ChunksServed  uint64 `json:"chunks_served"`
 	BytesReceived uint64 `json:"bytes_received"`
+	BytesSite     uint64 `json:"bytes_received_site"`  // of those received, from peers at this site
+	BytesOther    uint64 `json:"bytes_received_other"` // of those received, from other sites
 	BytesSent     uint64 `json:"bytes_sent"`
+	Hedged        uint64 `json:"hedged"`   // chunks asked for at a second peer
 	Failures      uint64 `json:"failures"` // requests to peers that failed
 }
 
@@ -64,6 +67,9 @@ type Peer struct {
 	BytesReceived  uint64        `json:"bytes_received"`
 	ChunksSent     uint64        `json:"chunks_sent"`
 	BytesSent      uint64        `json:"bytes_sent"`
+	Failures       uint64        `json:"failures"`                   // stalls, broken connections, wrong bytes, false claims
+	AvoidedUntil   *time.Time    `json:"avoided_until,omitempty"`    // not asked for anything before
+	Reason         string        `json:"last_avoided_for,omitempty"` // why it is or was avoided
 }
 
 // Identity says who a node is and where it listens. Addrs end in its peer ID,

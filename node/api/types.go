@@ -62,6 +62,7 @@ type FetchProgress struct {
 	TotalBytes  uint64 `json:"total_bytes"`
 	NewChunks   uint64 `json:"new_chunks"`
 	NewBytes    uint64 `json:"new_bytes"` // plain
+	Peers       int    `json:"peers"`     // that share the flist
 }
 
 // FetchResult says what a fetch brought. Bytes are plain.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,6 +64,7 @@ type Client struct {
 	mu     sync.Mutex
 	closed bool
 	lanes  map[laneKey]*lane
+	talks  map[peer.ID]*talk
 	wg     sync.WaitGroup
 }
 
@@ -69,7 +72,7 @@ type Client struct {
 // the addresses of the peers asked or be able to find them. End it with Close.
 func NewClient(h host.Host, cfg ClientConfig) *Client {
 	cfg.setDefaults()
-	return &Client{host: h, cfg: cfg, lanes: map[laneKey]*lane{}}
+	return &Client{host: h, cfg: cfg, lanes: map[laneKey]*lane{}, talks: map[peer.ID]*talk{}}
 }
 
 // Get asks p for one chunk. Calls that run at the same time share streams and
@@ -148,7 +151,11 @@ func (c *Client) Close() error {
 	for _, l := range c.lanes {
 		lanes = append(lanes, l)
 	}
+	talks := slices.Collect(maps.Keys(c.talks))
 	c.mu.Unlock()
+	for _, p := range talks {
+		c.Hush(p)
+	}
 	for _, l := range lanes {
 		l.fail(ErrClosed)
 	}

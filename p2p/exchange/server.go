@@ -25,15 +25,16 @@ type Store interface {
 
 // ServerConfig bounds a Server. A zero field takes its default.
 type ServerConfig struct {
-	MaxStreamsPerPeer int           // 8
-	MaxStreams        int           // 512, of all peers together
-	MaxQueue          int           // 1024 requests waiting on a stream; one more is answered "busy"
-	MaxReads          int           // 32 reads of the store at a time
-	MaxBytes          int64         // 256 MiB of chunks read but not yet written
-	WriteTimeout      time.Duration // 20 s for a write of at most 128 KiB
-	IdleTimeout       time.Duration // 5 min without a frame ends a stream
-	BanTime           time.Duration // 1 min without service for a peer that broke the protocol
-	Log               *slog.Logger  // discards when nil
+	MaxStreamsPerPeer int                        // 8
+	MaxStreams        int                        // 512, of all peers together
+	MaxQueue          int                        // 1024 requests waiting on a stream; one more is answered "busy"
+	MaxReads          int                        // 32 reads of the store at a time
+	MaxBytes          int64                      // 256 MiB of chunks read but not yet written
+	WriteTimeout      time.Duration              // 20 s for a write of at most 128 KiB
+	IdleTimeout       time.Duration              // 5 min without a frame ends a stream
+	BanTime           time.Duration              // 1 min without service for a peer that broke the protocol
+	Heard             func(p peer.ID, m Message) // takes what peers tell, quickly; nil skips it
+	Log               *slog.Logger               // discards when nil
 }
 
 func (c *ServerConfig) setDefaults() {
@@ -183,6 +184,7 @@ func (s *Server) leave(st network.Stream) {
 func (s *Server) readRequests(ctx context.Context, st network.Stream, q *serveQueue, out chan<- answer) error {
 	r := bufio.NewReaderSize(st, 16<<10)
 	buf := make([]byte, maxSmallFrame)
+	told := listener{heard: s.cfg.Heard, peer: st.Conn().RemotePeer(), last: time.Now()}
 	for {
 		_ = st.SetReadDeadline(time.Now().Add(s.cfg.IdleTimeout))
 		h, err := readHeader(r)
@@ -200,6 +202,15 @@ func (s *Server) readRequests(ctx context.Context, st network.Stream, q *serveQu
 			}
 		case frameChunk, frameMissing, frameRefused:
 			return violation("an answer (frame type 0x%02x) came to a server", h.typ)
+		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members):
+			if s.cfg.Heard != nil {
+				err = told.read(ctx, r, Kind(h.typ), h.size)
+			} else {
+				_, err = r.Discard(h.size)
+			}
+			if err != nil {
+				return err
+			}
 		default: // of a later version
 			if _, err := r.Discard(h.size); err != nil {
 				return err

@@ -216,6 +216,15 @@ func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 // choose returns the best peer to ask now. Otherwise it starts to look for
 // more peers and says when one may be usable.
 func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best peer.ID, again time.Time, ok bool) {
+	// Those that say they hold it, at this site and then elsewhere.
+	near, far := x.s.holding(roots, x.f.id)
+	for _, peers := range [][]peer.ID{near, far} {
+		var soon time.Time
+		if best, soon, ok = x.best(peers, now); ok {
+			return best, again, true
+		}
+		again = earliest(again, soon)
+	}
 	// Those that were named, by the caller or as providers of the flist.
 	named := hinted
 	searching := false
@@ -225,11 +234,12 @@ func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best 
 		searching = searching || running
 	}
 	named = append(named[:len(named):len(named)], x.s.providers.known(x.f.id)...)
-	if best, again, ok = x.best(named, now); ok {
+	var soon time.Time
+	if best, soon, ok = x.best(named, now); ok {
 		return best, again, true
 	}
+	again = earliest(again, soon)
 	// Those that gave us something lately.
-	var soon time.Time
 	if best, soon, ok = x.best(x.s.peers.recent(now), now); ok {
 		return best, again, true
 	}

@@ -319,3 +319,22 @@ func smoothTime(v *time.Duration, sample time.Duration) {
 	}
 	*v += time.Duration(smoothing * float64(sample-*v))
 }
+
+// usable reports whether p may be asked now.
+func (b *peerBook) usable(p peer.ID, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.peers[p]
+	return r == nil || !now.Before(r.until)
+}
+
+// suspect leaves a peer alone for a while that told what is not so.
+func (b *peerBook) suspect(p peer.ID, reason string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.record(p)
+	r.failures++
+	wait := min(lieFirst<<(2*min(r.lies, 10)), lieMax)
+	r.lies++
+	r.until, r.reason = now.Add(wait), reason
+}

@@ -11,6 +11,7 @@ import (
 // Totals counts what the swarm did with all peers.
 type Totals struct {
 	BytesReceived uint64 // of verified chunks, as packed
+	BytesSite     uint64 // those of them that came from peers at this node's site
 	BytesSent     uint64 // of chunks served to others, as packed
 	Chunks        uint64 // received and verified
 	Corrupt       uint64 // answers with wrong bytes
@@ -21,6 +22,8 @@ type Totals struct {
 // PeerStats is what is known of one peer.
 type PeerStats struct {
 	ID            peer.ID
+	Site          string // as the peer told
+	Near          bool   // at this node's site
 	BytesReceived uint64 // of verified chunks, as packed
 	BytesSent     uint64 // of chunks served to it, as packed
 	Chunks        uint64
@@ -67,6 +70,14 @@ func (s *Swarm) Stats() Stats {
 			out.BytesSent += served.BytesSent
 		}
 	}
+	s.shares.mu.Lock()
+	for p, st := range byID {
+		st.Site, st.Near = s.shares.sites[p], s.near(p)
+		if st.Near {
+			out.BytesSite += st.BytesReceived
+		}
+	}
+	s.shares.mu.Unlock()
 	for _, st := range byID {
 		out.Peers = append(out.Peers, *st)
 	}

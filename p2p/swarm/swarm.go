@@ -58,6 +58,11 @@ type Config struct {
 	Connected func() []peer.ID                        // asked when nobody is named as provider; may be nil
 	Served    func() map[peer.ID]exchange.ServerStats // for Stats; may be nil
 
+	Teller Teller                                                                 // tells peers what is held here; nil: nobody is told
+	Held   func(ctx context.Context, root chunk.ID) (ChunkTable, []uint32, error) // the table of an flist held here and the places held; may be nil
+	Site   string                                                                 // name of this node's site
+	OnLAN  func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
+
 	FindTimeout  time.Duration // 20 s: how long a chunk nobody gives is waited for
 	StallTimeout time.Duration // 30 s without a whole answer from a peer; the Asker sees sooner that no byte comes
 	ProviderTTL  time.Duration // 30 s: how long an answer of Finder is used
@@ -106,6 +111,8 @@ type Swarm struct {
 
 	peers     *peerBook
 	providers *providerCache
+	shares    *shares
+	talkers   *talkers
 
 	mu      sync.Mutex
 	flights map[chunk.ID]*flight
@@ -122,8 +129,9 @@ func New(cfg Config) (*Swarm, error) {
 	s := &Swarm{
 		cfg:   cfg,
 		reads: make(chan struct{}, cfg.MaxReads), bulk: make(chan struct{}, cfg.MaxBulk),
-		peers: newPeerBook(), flights: map[chunk.ID]*flight{},
+		peers: newPeerBook(), flights: map[chunk.ID]*flight{}, shares: newShares(),
 	}
+	s.talkers = &talkers{s: s, to: map[peer.ID]*talker{}}
 	s.own()
 	s.providers = newProviderCache(cfg.Finder, cfg.ProviderTTL, cfg.Self, s.spawn)
 	return s, nil

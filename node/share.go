@@ -1,0 +1,63 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/flistnode/flistnode/chunkstore"
+	"github.com/flistnode/flistnode/flist"
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/swarm"
+)
+
+// share makes the swarm tell others which chunks of im are held here, and hear
+// what they hold. It returns the chunk table.
+func (n *Node) share(ctx context.Context, im *flist.Image) (swarm.ChunkTable, error) {
+	t, held, err := n.table(ctx, im)
+	if err != nil {
+		return t, err
+	}
+	return t, n.swarm.Share(t, held)
+}
+
+// table returns the chunk table of im and the places that are held here.
+func (n *Node) table(ctx context.Context, im *flist.Image) (t swarm.ChunkTable, held []uint32, err error) {
+	t = swarm.ChunkTable{Root: rootID(im.CID()), IDs: make([]chunk.ID, im.NumChunks())}
+	for i := range t.IDs {
+		t.IDs[i], _ = im.Chunk(uint32(i))
+	}
+	for at := 0; at < len(t.IDs); at += fetchBatch {
+		has, err := n.store.HasMany(ctx, t.IDs[at:min(at+fetchBatch, len(t.IDs))])
+		if err != nil {
+			return t, nil, err
+		}
+		for i, ok := range has {
+			if ok {
+				held = append(held, uint32(at+i))
+			}
+		}
+	}
+	return t, held, nil
+}
+
+// held is table for an flist others share, by its root block. The error matches
+// chunk.ErrNotFound if the flist is not held here on purpose.
+func (n *Node) held(ctx context.Context, root chunk.ID) (swarm.ChunkTable, []uint32, error) {
+	name := cid.NewCidV1(cid.DagCBOR, root.Multihash())
+	if _, err := n.pinOf(name); err != nil {
+		if errors.Is(err, chunkstore.ErrNoRecord) {
+			return swarm.ChunkTable{}, nil, chunk.ErrNotFound
+		}
+		return swarm.ChunkTable{}, nil, err
+	}
+	im, ok := n.images.get(name)
+	if !ok {
+		var err error
+		if im, err = flist.Load(ctx, local{n}, name); err != nil { // a request must not start a fetch
+			return swarm.ChunkTable{}, nil, err
+		}
+	}
+	return n.table(ctx, im)
+}

@@ -1,0 +1,264 @@
+package exchange
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Kind says what a Message is about. It is the type of its frame.
+type Kind uint8
+
+// The kinds of messages.
+const (
+	Hello    Kind = 0x10 // I am at Site ("" for none)
+	Join     Kind = 0x11 // I share the flist Root of Chunks chunks, and hold those set in Have
+	Have     Kind = 0x12 // I hold the chunks Index of Root too
+	Fetching Kind = 0x13 // I am fetching the chunks Index of Root from who alone holds them
+	Leave    Kind = 0x14 // I no longer share Root
+	Members  Kind = 0x15 // Peers share Root too
+)
+
+// Message is something a node tells a peer about an flist both may share. The
+// fields used depend on Kind.
+type Message struct {
+	Kind   Kind
+	Root   chunk.ID
+	Chunks uint32    // of the flist's chunk table
+	Have   []byte    // bit i%8 of byte i/8 stands for chunk i
+	Index  []uint32  // into the chunk table
+	Peers  []peer.ID // at most MaxMembers
+	Site   string    // at most MaxSite bytes
+}
+
+// Bounds of messages.
+const (
+	MaxTable   = 1 << 22 // chunks of an flist that is shared by bitmaps
+	MaxIndexes = 4096    // in one message
+	MaxMembers = 64
+	MaxSite    = 64
+
+	rootSize     = len(chunk.ID{})
+	joinFixed    = rootSize + 4
+	maxPeerIDLen = 64
+)
+
+// messageBounds returns the least and the most bytes of payload of a kind.
+func messageBounds(k Kind) (low, high int, ok bool) {
+	switch k {
+	case Hello:
+		return 0, MaxSite, true
+	case Join:
+		return joinFixed, joinFixed + MaxTable/8, true
+	case Have, Fetching:
+		return rootSize + 4, rootSize + 4*MaxIndexes, true
+	case Leave:
+		return rootSize, rootSize, true
+	case Members:
+		return rootSize, rootSize + MaxMembers*(1+maxPeerIDLen), true
+	}
+	return 0, 0, false
+}
+
+// appendTo appends the frame of m, which must be within the bounds.
+func (m Message) appendTo(b []byte) []byte {
+	start := len(b)
+	b = appendHeader(b, frameType(m.Kind), 0)
+	if m.Kind == Hello {
+		b = append(b, m.Site...)
+	} else {
+		b = append(b, m.Root[:]...)
+	}
+	switch m.Kind {
+	case Join:
+		b = binary.LittleEndian.AppendUint32(b, m.Chunks)
+		b = append(b, m.Have...)
+	case Have, Fetching:
+		for _, i := range m.Index {
+			b = binary.LittleEndian.AppendUint32(b, i)
+		}
+	case Members:
+		for _, p := range m.Peers {
+			b = append(b, byte(len(p)))
+			b = append(b, p...)
+		}
+	}
+	binary.LittleEndian.PutUint32(b[start+1:], uint32(len(b)-start-headerSize))
+	return b
+}
+
+// parseMessage reads the payload of a message's frame. The result does not
+// point into p.
+func parseMessage(k Kind, p []byte) (Message, error) {
+	m := Message{Kind: k}
+	if k == Hello {
+		m.Site = string(p)
+		return m, nil
+	}
+	if len(p) < rootSize {
+		return m, violation("message 0x%02x of %d bytes names no flist", k, len(p))
+	}
+	p = p[copy(m.Root[:], p):]
+	switch k {
+	case Join:
+		return parseJoin(m, p)
+	case Have, Fetching:
+		var err error
+		m.Index, err = parseIDs(p)
+		return m, err
+	case Members:
+		for len(p) > 0 {
+			n := int(p[0])
+			if n == 0 || n > maxPeerIDLen || len(p) < 1+n || len(m.Peers) >= MaxMembers {
+				return m, violation("list of members is malformed")
+			}
+			id, err := peer.IDFromBytes(p[1 : 1+n])
+			if err != nil {
+				return m, violation("list of members holds no peer ID: %v", err)
+			}
+			m.Peers = append(m.Peers, id)
+			p = p[1+n:]
+		}
+	}
+	return m, nil
+}
+
+func parseJoin(m Message, p []byte) (Message, error) {
+	if len(p) < 4 {
+		return m, violation("join of %d bytes has no length of the chunk table", len(p))
+	}
+	m.Chunks = binary.LittleEndian.Uint32(p)
+	p = p[4:]
+	if m.Chunks > MaxTable || len(p) != (int(m.Chunks)+7)/8 {
+		return m, violation("bitmap of %d bytes for a table of %d chunks", len(p), m.Chunks)
+	}
+	if r := m.Chunks % 8; r > 0 && p[len(p)-1]>>r != 0 {
+		return m, violation("bitmap has bits beyond its %d chunks", m.Chunks)
+	}
+	m.Have = append([]byte(nil), p...)
+	return m, nil
+}
+
+// What a peer may say, in bytes: more is read no faster.
+const (
+	talkBurst = 4 << 20
+	talkRate  = 1 << 20 // a second
+)
+
+// listener reads the messages of one stream, at a bounded rate.
+type listener struct {
+	heard func(peer.ID, Message)
+	peer  peer.ID
+	spent float64
+	last  time.Time
+}
+
+// read reads one message's payload of size bytes and hands it on.
+func (l *listener) read(ctx context.Context, r io.Reader, k Kind, size int) error {
+	low, high, _ := messageBounds(k)
+	if size < low || size > high {
+		return violation("message 0x%02x has %d bytes, allowed are %d to %d", k, size, low, high)
+	}
+	buf := make([]byte, size)
+	if _, err := io.ReadFull(r, buf); err != nil {
+		return err
+	}
+	m, err := parseMessage(k, buf)
+	if err != nil {
+		return err
+	}
+	l.heard(l.peer, m)
+	return l.pay(ctx, size+64)
+}
+
+// pay waits while more was said than may be.
+func (l *listener) pay(ctx context.Context, n int) error {
+	now := time.Now()
+	l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*talkRate) + float64(n)
+	l.last = now
+	if l.spent <= talkBurst {
+		return nil
+	}
+	t := time.NewTimer(time.Duration((l.spent - talkBurst) / talkRate * float64(time.Second)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// talk is the stream over which a client tells a peer things.
+type talk struct {
+	mu sync.Mutex // held while writing
+	st network.Stream
+}
+
+// Tell sends messages to p, in order, over a stream of their own. Calls for
+// the same peer follow one another. After an error p may have got any part of
+// what was said before on the stream, and must be told all again.
+func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error {
+	t, err := c.talkTo(p)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.st == nil {
+		dial, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+		defer cancel()
+		if t.st, err = c.host.NewStream(dial, p, Protocol); err != nil {
+			t.st = nil
+			return wrapDial(p, err)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = t.st.Reset() })
+	defer stop()
+	for _, m := range messages {
+		_ = t.st.SetWriteDeadline(time.Now().Add(c.cfg.StallTimeout))
+		if _, err := t.st.Write(m.appendTo(nil)); err != nil {
+			_ = t.st.Reset()
+			t.st = nil
+			return stalled(err)
+		}
+	}
+	return nil
+}
+
+// Hush closes the stream over which p is told things.
+func (c *Client) Hush(p peer.ID) {
+	c.mu.Lock()
+	t := c.talks[p]
+	delete(c.talks, p)
+	c.mu.Unlock()
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.st != nil {
+		_ = t.st.Close()
+		t.st = nil
+	}
+}
+
+func (c *Client) talkTo(p peer.ID) (*talk, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	t := c.talks[p]
+	if t == nil {
+		t = &talk{}
+		c.talks[p] = t
+	}
+	return t, nil
+}

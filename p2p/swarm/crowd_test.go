@@ -1,0 +1,365 @@
+package swarm
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// crowd is a simulated network in virtual time: every node has a link that
+// carries rate bytes a second each way; a site may have an uplink.
+type crowd struct {
+	table    ChunkTable
+	size     int // of a chunk
+	contents map[chunk.ID][]byte
+	nodes    map[peer.ID]*crowdNode
+	up       map[string]*link // uplinks by site
+}
+
+type crowdNode struct {
+	c        *crowd
+	id       peer.ID
+	site     string
+	swarm    *Swarm
+	out, in  link
+	stalled  bool
+	mu       sync.Mutex
+	have     map[chunk.ID]bool
+	sent     int // chunks
+	received int
+	crossed  int // chunks asked for at another site
+}
+
+// link carries one chunk after another, in turns for those who use it.
+type link struct {
+	mu    sync.Mutex
+	rate  float64 // bytes a second
+	busy  bool
+	flows []peer.ID // in turn
+	queue map[peer.ID][]chan struct{}
+}
+
+// carry takes n bytes for flow over the link.
+func (l *link) carry(ctx context.Context, flow peer.ID, n int) error {
+	l.mu.Lock()
+	if l.busy {
+		if l.queue == nil {
+			l.queue = map[peer.ID][]chan struct{}{}
+		}
+		turn := make(chan struct{})
+		if len(l.queue[flow]) == 0 {
+			l.flows = append(l.flows, flow)
+		}
+		l.queue[flow] = append(l.queue[flow], turn)
+		l.mu.Unlock()
+		<-turn
+	} else {
+		l.busy = true
+		l.mu.Unlock()
+	}
+	if ctx.Err() == nil {
+		time.Sleep(time.Duration(float64(n) / l.rate * float64(time.Second)))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.flows) == 0 {
+		l.busy = false
+		return ctx.Err()
+	}
+	next := l.flows[0]
+	l.flows = l.flows[1:]
+	close(l.queue[next][0])
+	if l.queue[next] = l.queue[next][1:]; len(l.queue[next]) > 0 {
+		l.flows = append(l.flows, next)
+	}
+	return ctx.Err()
+}
+
+const crowdDelay = time.Millisecond
+
+func newCrowd(chunks, size int) *crowd {
+	c := &crowd{size: size, nodes: map[peer.ID]*crowdNode{}, up: map[string]*link{}, contents: map[chunk.ID][]byte{}}
+	c.table.Root = chunk.Sum([]byte("root"))
+	for i := range chunks {
+		content := make([]byte, size)
+		binary.LittleEndian.PutUint32(content, uint32(i))
+		id := chunk.Sum(content)
+		c.table.IDs = append(c.table.IDs, id)
+		c.contents[id] = content
+	}
+	return c
+}
+
+func (c *crowd) add(t *testing.T, id peer.ID, site string, rate float64, seed bool) *crowdNode {
+	n := &crowdNode{c: c, id: id, site: site, have: map[chunk.ID]bool{}}
+	n.out.rate, n.in.rate = rate, rate
+	c.nodes[id] = n
+	var err error
+	n.swarm, err = New(Config{
+		Asker: n, Finder: n, Teller: n, Self: id, Site: site,
+		Connected: func() (out []peer.ID) {
+			for p := range c.nodes {
+				if p != id {
+					out = append(out, p)
+				}
+			}
+			return out
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seed {
+		var all []uint32
+		for i, id := range c.table.IDs {
+			n.have[id] = true
+			all = append(all, uint32(i))
+		}
+		if err := n.swarm.Share(c.table, all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+func (n *crowdNode) Get(ctx context.Context, p peer.ID, id chunk.ID, _ Class) (chunk.Packed, error) {
+	from := n.c.nodes[p]
+	from.mu.Lock()
+	has, stalled := from.have[id], from.stalled
+	from.mu.Unlock()
+	if stalled {
+		<-ctx.Done()
+		return chunk.Packed{}, ctx.Err()
+	}
+	time.Sleep(2 * crowdDelay)
+	var path []*link
+	if has {
+		path = []*link{&from.out}
+		if n.site != from.site {
+			n.mu.Lock()
+			n.crossed++
+			n.mu.Unlock()
+			path = append(path, n.c.up[from.site], n.c.up[n.site])
+		}
+		path = append(path, &n.in)
+	}
+	for k, l := range path {
+		flow := n.id
+		if k > 0 {
+			flow = p
+		}
+		if err := l.carry(ctx, flow, n.c.size); err != nil {
+			return chunk.Packed{}, err
+		}
+	}
+	if !has {
+		return chunk.Packed{}, exchange.ErrMissing
+	}
+	from.mu.Lock()
+	from.sent++
+	from.mu.Unlock()
+	n.mu.Lock()
+	n.received++
+	n.mu.Unlock()
+	return plainChunk(id, n.c.contents[id]), nil
+}
+
+func (n *crowdNode) FindProviders(context.Context, chunk.ID, int) <-chan peer.AddrInfo {
+	out := make(chan peer.AddrInfo)
+	close(out)
+	return out
+}
+
+func (n *crowdNode) Tell(_ context.Context, p peer.ID, messages ...exchange.Message) error {
+	to := n.c.nodes[p]
+	time.Sleep(crowdDelay)
+	for _, m := range messages {
+		to.swarm.Hear(n.id, m)
+	}
+	return nil
+}
+
+// download lets nodes fetch everything at once and returns how long each took.
+func (c *crowd) download(t *testing.T, nodes ...*crowdNode) map[peer.ID]time.Duration {
+	took := map[peer.ID]time.Duration{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	all := make([]uint32, len(c.table.IDs))
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	for _, n := range nodes {
+		wg.Go(func() {
+			began := time.Now()
+			if err := n.swarm.Share(c.table, nil); err != nil {
+				t.Error(err)
+			}
+			err := n.swarm.Download(t.Context(), c.table.Root, all, Prefetch, time.Minute, func(p chunk.Packed, _ []byte) error {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.have[p.ID] = true
+				return nil
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			took[n.id] = time.Since(began)
+			if err != nil {
+				t.Errorf("%s: %v", n.id, err)
+			}
+		})
+	}
+	wg.Wait()
+	return took
+}
+
+// end ends all swarms.
+func (c *crowd) end() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, n := range c.nodes {
+		_ = n.swarm.Run(ctx)
+	}
+}
+
+func (c *crowd) received() (sum int) {
+	for _, n := range c.nodes {
+		sum += n.received
+	}
+	return sum
+}
+
+func longest(took map[peer.ID]time.Duration) (most time.Duration) {
+	for _, d := range took {
+		most = max(most, d)
+	}
+	return most
+}
+
+const mbit = 1e6 / 8
+
+func TestNodesThatStartTogetherTradeWhatTheSeedSendsOnce(t *testing.T) {
+	for _, count := range []int{1, 8, crowdSize()} {
+		t.Run(fmt.Sprint(count), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCrowd(512, 128<<10)
+				defer c.end()
+				seed := c.add(t, "seed", "", 100*mbit, true)
+				var nodes []*crowdNode
+				for i := range count {
+					nodes = append(nodes, c.add(t, peer.ID(fmt.Sprintf("node %02d", i)), "", 100*mbit, false))
+				}
+				last := longest(c.download(t, nodes...))
+				floor := time.Duration(float64(len(c.table.IDs)*c.size) / (100 * mbit) * float64(time.Second))
+				n := len(c.table.IDs)
+				t.Logf("%d nodes: last %s, floor %s (%.2f), seed sent %.2f copies, duplicates %.2f %%", count, last, floor,
+					last.Seconds()/floor.Seconds(), float64(seed.sent)/float64(n), 100*float64(c.received()-count*n)/float64(count*n))
+				if seed.sent > n*110/100 {
+					t.Errorf("seed sent %d chunks of %d", seed.sent, n)
+				}
+				if got := c.received(); got > count*n*102/100 {
+					t.Errorf("%d chunks received, needed were %d", got, count*n)
+				}
+			})
+		})
+	}
+}
+
+// crowdSize is how many nodes the large crowd has: FLISTNODE_CROWD, or few
+// enough to be quick.
+func crowdSize() int {
+	if n, err := strconv.Atoi(os.Getenv("FLISTNODE_CROWD")); err == nil {
+		return n
+	}
+	return 16
+}
+
+func TestStalledAndSlowNodesDoNotHoldTheOthersUp(t *testing.T) {
+	run := func(t *testing.T, bad bool) (last time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCrowd(256, 128<<10)
+			defer c.end()
+			c.add(t, "seed", "", 100*mbit, true)
+			var nodes []*crowdNode
+			for i := range 6 {
+				nodes = append(nodes, c.add(t, peer.ID(fmt.Sprintf("node %02d", i)), "", 100*mbit, false))
+			}
+			if bad {
+				stalled := c.add(t, "stalled", "", 100*mbit, false)
+				stalled.stalled = true
+				if err := stalled.swarm.Share(c.table, nil); err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range nodes { // it claims a chunk and gives none
+					n.swarm.Hear("stalled", exchange.Message{Kind: exchange.Hello})
+				}
+				slow := c.add(t, "slow", "", 10*mbit, false)
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				wg.Go(func() { slow.start(ctx) })
+				defer wg.Wait()
+				defer cancel()
+			}
+			last = longest(c.download(t, nodes...))
+		})
+		return last
+	}
+	without, with := run(t, false), run(t, true)
+	t.Logf("without %s, with %s: %.2f", without, with, with.Seconds()/without.Seconds())
+	if with > without*130/100 {
+		t.Errorf("took %s with a stalled and a slow node, %s without", with, without)
+	}
+}
+
+// start fetches everything until ctx ends.
+func (n *crowdNode) start(ctx context.Context) {
+	all := make([]uint32, len(n.c.table.IDs))
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	_ = n.swarm.Share(n.c.table, nil)
+	_ = n.swarm.Download(ctx, n.c.table.Root, all, Prefetch, time.Minute, func(p chunk.Packed, _ []byte) error {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.have[p.ID] = true
+		return nil
+	})
+}
+
+func TestAnImageCrossesAnUplinkOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(256, 128<<10)
+		defer c.end()
+		for _, site := range []string{"home", "a", "b"} {
+			c.up[site] = &link{rate: 20 * mbit}
+		}
+		c.up["home"].rate = 1000 * mbit
+		c.add(t, "seed", "home", 1000*mbit, true)
+		var nodes []*crowdNode
+		for i := range 8 {
+			nodes = append(nodes, c.add(t, peer.ID(fmt.Sprintf("node %02d", i)), "ab"[i/4:i/4+1], 100*mbit, false))
+		}
+		c.download(t, nodes...)
+		for _, site := range []string{"a", "b"} {
+			crossed := 0
+			for _, n := range nodes {
+				if n.site == site {
+					crossed += n.crossed
+				}
+			}
+			t.Logf("site %s: each chunk crossed the uplink %.3f times", site, float64(crossed)/float64(len(c.table.IDs)))
+			if crossed > len(c.table.IDs)*105/100 {
+				t.Errorf("site %s: %d chunks crossed the uplink, needed were %d", site, crossed, len(c.table.IDs))
+			}
+		}
+	})
+}

@@ -1,0 +1,477 @@
+package swarm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/bits"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// ChunkTable names the chunks of an flist by their place in it. It must not be
+// modified.
+type ChunkTable struct {
+	Root chunk.ID
+	IDs  []chunk.ID
+}
+
+const (
+	maxShares    = 64
+	maxMembers   = 256 // of one flist
+	maxInterests = 256 // flists others share and this node does not
+	// newsTime is how long a member that tells nothing new counts as one that
+	// is fetching, and how long a chunk somebody said to be fetching is left to
+	// him.
+	newsTime = 5 * time.Second
+	// falseLimit is how many chunks a member may wrongly claim before its
+	// bitmap is no longer believed, unless most answers were good.
+	falseLimit = 32
+)
+
+// bitmap is a set of places in a chunk table.
+type bitmap []uint64
+
+func newBitmap(n int) bitmap       { return make(bitmap, (n+63)/64) }
+func (b bitmap) has(i uint32) bool { return b[i/64]>>(i%64)&1 != 0 }
+func (b bitmap) set(i uint32)      { b[i/64] |= 1 << (i % 64) }
+func (b bitmap) clear(i uint32)    { b[i/64] &^= 1 << (i % 64) }
+func (b bitmap) count() (n int) {
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+func (b bitmap) bytes(n int) []byte {
+	out := make([]byte, (n+7)/8)
+	for i := range out {
+		out[i] = byte(b[i/8] >> (i % 8 * 8))
+	}
+	return out
+}
+
+func (b bitmap) fill(from []byte) {
+	for i, v := range from {
+		b[i/8] |= uint64(v) << (i % 8 * 8)
+	}
+}
+
+// share is an flist this node shares with others: who holds which of its
+// chunks. shares.mu guards it.
+type share struct {
+	table   ChunkTable
+	order   []uint32 // places, by chunk ID
+	have    bitmap   // held here
+	n       int      // how many
+	members map[peer.ID]*member
+	holders []uint16 // members that hold the chunk
+	grown   []uint16 // those of them that were not complete when they joined
+	site    []uint16 // those of them that are at this node's site
+	jobs    map[*job]struct{}
+	begun   map[uint32]time.Time // chunks a member of the site said it fetches
+	told    map[peer.ID]bool     // who was told that this node shares it
+	used    time.Time
+}
+
+// member is a peer that shares an flist.
+type member struct {
+	have  bitmap
+	n     int
+	seed  bool      // was complete when it joined
+	near  bool      // at this node's site
+	news  time.Time // when it last told something
+	wrong int       // chunks it wrongly claimed to have
+	good  int       // chunks it gave
+}
+
+// shares is what is known of who has what.
+type shares struct {
+	mu        sync.Mutex
+	all       map[chunk.ID]*share
+	interests map[chunk.ID]map[peer.ID]exchange.Message // joins for flists not shared here
+	loading   map[chunk.ID]time.Time                    // when Held was last asked
+	sites     map[peer.ID]string                        // as peers told
+}
+
+func newShares() *shares {
+	return &shares{
+		all: map[chunk.ID]*share{}, interests: map[chunk.ID]map[peer.ID]exchange.Message{},
+		loading: map[chunk.ID]time.Time{}, sites: map[peer.ID]string{},
+	}
+}
+
+// place returns the place of id in the table.
+func (sh *share) place(id chunk.ID) (uint32, bool) {
+	at, ok := slices.BinarySearchFunc(sh.order, id, func(i uint32, id chunk.ID) int {
+		return bytes.Compare(sh.table.IDs[i][:], id[:])
+	})
+	if !ok {
+		return 0, false
+	}
+	return sh.order[at], true
+}
+
+// count adds d to the counts of a chunk m holds.
+func (sh *share) count(m *member, i uint32, d uint16) {
+	sh.holders[i] += d
+	if !m.seed {
+		sh.grown[i] += d
+	}
+	if m.near {
+		sh.site[i] += d
+	}
+}
+
+const minus = ^uint16(0)
+
+func (sh *share) remove(p peer.ID) {
+	m := sh.members[p]
+	if m == nil {
+		return
+	}
+	for i := range sh.table.IDs {
+		if m.have.has(uint32(i)) {
+			sh.count(m, uint32(i), minus)
+		}
+	}
+	delete(sh.members, p)
+}
+
+// ErrTable says that a chunk table cannot be shared.
+var ErrTable = errors.New("chunk table is too large to be shared by bitmaps")
+
+// Share makes this node share the flist of t with others: it tells them what it
+// holds, held (places in the table) now and more as Came is called, and hears
+// what they hold. Sharing an flist again only adds to what is held.
+func (s *Swarm) Share(t ChunkTable, held []uint32) error {
+	if len(t.IDs) > exchange.MaxTable {
+		return ErrTable
+	}
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if sh := h.all[t.Root]; sh != nil {
+		sh.used = time.Now()
+		s.holds(sh, held)
+		return nil
+	}
+	h.makeRoom()
+	n := len(t.IDs)
+	sh := &share{
+		table: t, have: newBitmap(n), members: map[peer.ID]*member{}, order: make([]uint32, n),
+		holders: make([]uint16, n), grown: make([]uint16, n), site: make([]uint16, n),
+		jobs: map[*job]struct{}{}, begun: map[uint32]time.Time{}, told: map[peer.ID]bool{}, used: time.Now(),
+	}
+	for i := range sh.order {
+		sh.order[i] = uint32(i)
+	}
+	slices.SortFunc(sh.order, func(a, b uint32) int { return bytes.Compare(t.IDs[a][:], t.IDs[b][:]) })
+	h.all[t.Root] = sh
+	s.holds(sh, held)
+	for p, m := range h.interests[t.Root] {
+		s.joined(sh, p, m)
+	}
+	delete(h.interests, t.Root)
+	return nil
+}
+
+// makeRoom forgets the flist not used for longest. h.mu is held.
+func (h *shares) makeRoom() {
+	if len(h.all) < maxShares {
+		return
+	}
+	var oldest *share
+	for _, sh := range h.all {
+		if len(sh.jobs) == 0 && (oldest == nil || sh.used.Before(oldest.used)) {
+			oldest = sh
+		}
+	}
+	if oldest != nil {
+		delete(h.all, oldest.table.Root)
+	}
+}
+
+// holds notes that this node holds the chunks at these places.
+func (s *Swarm) holds(sh *share, places []uint32) {
+	for _, i := range places {
+		if int(i) < len(sh.table.IDs) && !sh.have.has(i) {
+			s.gain(sh, i)
+		}
+	}
+}
+
+// Members returns how many peers are known to share an flist.
+func (s *Swarm) Members(root chunk.ID) int {
+	s.shares.mu.Lock()
+	defer s.shares.mu.Unlock()
+	if sh := s.shares.all[root]; sh != nil {
+		return len(sh.members)
+	}
+	return 0
+}
+
+// Came notes that this node now holds a chunk. It does not block.
+func (s *Swarm) Came(id chunk.ID) {
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, sh := range h.all {
+		if i, ok := sh.place(id); ok && !sh.have.has(i) {
+			s.gain(sh, i)
+		}
+	}
+}
+
+// Went notes that this node no longer holds a chunk.
+func (s *Swarm) Went(id chunk.ID) {
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, sh := range h.all {
+		if i, ok := sh.place(id); ok && sh.have.has(i) {
+			sh.have.clear(i)
+			sh.n--
+		}
+	}
+}
+
+// gain notes a chunk that came and tells those who miss it.
+func (s *Swarm) gain(sh *share, i uint32) {
+	sh.have.set(i)
+	sh.n++
+	delete(sh.begun, i)
+	for p, m := range sh.members {
+		if sh.told[p] && !m.seed {
+			s.talkers.have(p, sh.table.Root, i)
+		}
+	}
+	for p := range sh.told {
+		if sh.members[p] == nil {
+			s.talkers.have(p, sh.table.Root, i)
+		}
+	}
+	for j := range sh.jobs {
+		j.came(i)
+	}
+}
+
+// tell tells p that this node shares sh, if it was not told yet.
+func (s *Swarm) tell(sh *share, p peer.ID) {
+	if sh.told[p] || p == s.cfg.Self || len(sh.told) >= maxMembers {
+		return
+	}
+	sh.told[p] = s.talkers.join(p, sh.table.Root)
+}
+
+// joined notes that p shares sh and holds what it says.
+func (s *Swarm) joined(sh *share, p peer.ID, msg exchange.Message) {
+	if int(msg.Chunks) != len(sh.table.IDs) {
+		s.cfg.Log.Warn("peer shares an flist with a wrong number of chunks", "peer", p, "flist", sh.table.Root, "chunks", msg.Chunks)
+		s.peers.suspect(p, "wrong number of chunks of an flist", time.Now())
+		return
+	}
+	old := sh.members[p]
+	if old == nil && len(sh.members) >= maxMembers {
+		return
+	}
+	sh.remove(p)
+	m := &member{have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p)}
+	if old != nil {
+		m.wrong, m.good = old.wrong, old.good
+	}
+	m.have.fill(msg.Have)
+	m.n = m.have.count()
+	m.seed = m.n == len(sh.table.IDs) && (old == nil || old.seed)
+	sh.members[p] = m
+	for i := range sh.table.IDs {
+		if m.have.has(uint32(i)) {
+			sh.count(m, uint32(i), 1)
+		}
+	}
+	sh.used = time.Now()
+	if !sh.told[p] {
+		s.tell(sh, p)
+		s.introduce(sh, p)
+	}
+	sh.poke()
+}
+
+// introduce tells p who else shares sh.
+func (s *Swarm) introduce(sh *share, p peer.ID) {
+	var others []peer.ID
+	for q := range sh.members {
+		if q != p && len(others) < exchange.MaxMembers {
+			others = append(others, q)
+		}
+	}
+	if len(others) > 0 {
+		s.talkers.say(p, exchange.Message{Kind: exchange.Members, Root: sh.table.Root, Peers: others})
+	}
+}
+
+func (sh *share) poke() {
+	for j := range sh.jobs {
+		poke(j.wake)
+	}
+}
+
+// Hear takes what a peer tells. It does not block.
+func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if msg.Kind == exchange.Hello {
+		s.setSite(p, msg.Site)
+		return
+	}
+	sh := h.all[msg.Root]
+	if sh == nil {
+		if msg.Kind == exchange.Join {
+			s.interest(p, msg)
+		}
+		return
+	}
+	switch msg.Kind {
+	case exchange.Join:
+		s.joined(sh, p, msg)
+	case exchange.Leave:
+		sh.remove(p)
+		delete(sh.told, p)
+	case exchange.Members:
+		for _, q := range msg.Peers {
+			s.tell(sh, q)
+		}
+	case exchange.Have, exchange.Fetching:
+		if m := sh.members[p]; m != nil {
+			s.news(sh, m, msg)
+			sh.poke()
+		}
+	}
+}
+
+// news takes what a member newly holds or fetches.
+func (s *Swarm) news(sh *share, m *member, msg exchange.Message) {
+	m.news = time.Now()
+	for _, i := range msg.Index {
+		if int(i) >= len(sh.table.IDs) || m.have.has(i) {
+			continue
+		}
+		if msg.Kind == exchange.Fetching {
+			if m.near {
+				sh.begun[i] = m.news
+			}
+			continue
+		}
+		m.have.set(i)
+		m.n++
+		sh.count(m, i, 1)
+	}
+}
+
+// interest remembers that p shares an flist this node does not share, and asks
+// whether it is held here.
+func (s *Swarm) interest(p peer.ID, msg exchange.Message) {
+	h := s.shares
+	in := h.interests[msg.Root]
+	if in == nil {
+		if len(h.interests) >= maxInterests {
+			for root := range h.interests {
+				delete(h.interests, root)
+				break
+			}
+		}
+		in = map[peer.ID]exchange.Message{}
+		h.interests[msg.Root] = in
+	}
+	if len(in) >= exchange.MaxMembers {
+		return
+	}
+	in[p] = msg
+	if s.cfg.Held == nil || time.Since(h.loading[msg.Root]) < 10*time.Second {
+		return
+	}
+	if len(h.loading) >= maxInterests {
+		clear(h.loading)
+	}
+	h.loading[msg.Root] = time.Now()
+	s.spawn(s.loadHeld(msg.Root))
+}
+
+// loadHeld returns the work of sharing an flist that others share and that is
+// held here.
+func (s *Swarm) loadHeld(root chunk.ID) func(context.Context) {
+	return func(ctx context.Context) {
+		t, places, err := s.cfg.Held(ctx, root)
+		if err == nil {
+			err = s.Share(t, places)
+		}
+		if err != nil {
+			if !errors.Is(err, chunk.ErrNotFound) {
+				s.cfg.Log.Debug("flist cannot be shared", "flist", root, "err", err)
+			}
+		}
+	}
+}
+
+// setSite notes where p says it is.
+func (s *Swarm) setSite(p peer.ID, site string) {
+	h := s.shares
+	if h.sites[p] == site {
+		return
+	}
+	if len(h.sites) >= maxPeers {
+		clear(h.sites)
+	}
+	h.sites[p] = site
+	near := s.near(p)
+	for _, sh := range h.all {
+		if m := sh.members[p]; m != nil && m.near != near {
+			msg := exchange.Message{Chunks: uint32(len(sh.table.IDs)), Have: m.have.bytes(len(sh.table.IDs))}
+			s.joined(sh, p, msg)
+		}
+	}
+}
+
+// near reports whether p is at this node's site: by the names of the sites
+// where either has one, else by whether it is reached over the LAN. h.mu is
+// held.
+func (s *Swarm) near(p peer.ID) bool {
+	site := s.shares.sites[p]
+	if site != "" || s.cfg.Site != "" {
+		return site == s.cfg.Site
+	}
+	return s.cfg.OnLAN == nil || s.cfg.OnLAN(p)
+}
+
+// holding returns members that hold id, those of this site first.
+func (s *Swarm) holding(roots []chunk.ID, id chunk.ID) (near, far []peer.ID) {
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, root := range roots {
+		sh := h.all[root]
+		if sh == nil {
+			continue
+		}
+		i, ok := sh.place(id)
+		if !ok {
+			continue
+		}
+		for p, m := range sh.members {
+			switch {
+			case !m.have.has(i):
+			case m.near:
+				near = append(near, p)
+			default:
+				far = append(far, p)
+			}
+		}
+	}
+	return near, far
+}

@@ -1,0 +1,201 @@
+package swarm
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Teller tells peers what this node holds. Its errors mean that a peer must be
+// told all again.
+type Teller interface {
+	Tell(ctx context.Context, p peer.ID, messages ...exchange.Message) error
+}
+
+const (
+	maxTalkers = 256
+	maxSay     = 64                    // messages that wait for a peer
+	talkEvery  = 25 * time.Millisecond // news are gathered for so long
+	talkRetry  = time.Second           // doubles
+	talkGiveUp = 10                    // failures in a row
+)
+
+// talkers tell each peer what is new, a little later and many things at once.
+type talkers struct {
+	s  *Swarm
+	mu sync.Mutex
+	to map[peer.ID]*talker
+}
+
+// talker is what one peer is to be told.
+type talker struct {
+	wake     chan struct{}
+	joins    map[chunk.ID]bool // flists it has been told of; true: to be told
+	have     map[chunk.ID][]uint32
+	fetching map[chunk.ID][]uint32
+	say      []exchange.Message
+}
+
+// talker returns the talker to p, which it starts if need be; nil when there
+// are too many. t.mu is held.
+func (t *talkers) talker(p peer.ID) *talker {
+	if k := t.to[p]; k != nil {
+		return k
+	}
+	if t.s.cfg.Teller == nil || len(t.to) >= maxTalkers {
+		return nil
+	}
+	k := &talker{
+		wake: make(chan struct{}, 1), joins: map[chunk.ID]bool{},
+		have: map[chunk.ID][]uint32{}, fetching: map[chunk.ID][]uint32{},
+	}
+	if !t.s.spawn(func(ctx context.Context) { t.run(ctx, p, k) }) {
+		return nil
+	}
+	t.to[p] = k
+	return k
+}
+
+// join makes p be told that this node shares root. It reports whether it will.
+func (t *talkers) join(p peer.ID, root chunk.ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := t.talker(p)
+	if k == nil {
+		return false
+	}
+	k.joins[root] = true
+	poke(k.wake)
+	return true
+}
+
+func (t *talkers) have(p peer.ID, root chunk.ID, i uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if k := t.to[p]; k != nil {
+		k.have[root] = append(k.have[root], i)
+		poke(k.wake)
+	}
+}
+
+func (t *talkers) fetching(p peer.ID, root chunk.ID, i uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if k := t.to[p]; k != nil {
+		k.fetching[root] = append(k.fetching[root], i)
+		poke(k.wake)
+	}
+}
+
+func (t *talkers) say(p peer.ID, m exchange.Message) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if k := t.talker(p); k != nil && len(k.say) < maxSay {
+		k.say = append(k.say, m)
+		poke(k.wake)
+	}
+}
+
+// run tells p what there is to tell until ctx ends or p cannot be reached.
+func (t *talkers) run(ctx context.Context, p peer.ID, k *talker) {
+	failures := 0
+	fresh := true // a stream on which nothing was said yet
+	for {
+		select {
+		case <-k.wake:
+		case <-ctx.Done():
+			return
+		}
+		messages := t.gather(k, fresh)
+		fresh = false
+		pause := talkEvery
+		if err := t.s.cfg.Teller.Tell(ctx, p, messages...); err != nil {
+			t.s.cfg.Log.Debug("peer cannot be told what is held", "peer", p, "err", err)
+			if failures++; failures >= talkGiveUp {
+				t.giveUp(p)
+				return
+			}
+			fresh = true
+			t.again(k)
+			pause = min(talkRetry<<min(failures-1, 3), 8*time.Second)
+		} else {
+			failures = 0
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// gather takes all there is to tell, in the order in which it must be told.
+func (t *talkers) gather(k *talker, fresh bool) (out []exchange.Message) {
+	if fresh {
+		out = append(out, exchange.Message{Kind: exchange.Hello, Site: t.s.cfg.Site})
+	}
+	h := t.s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for root, due := range k.joins {
+		sh := h.all[root]
+		if due && sh != nil {
+			n := len(sh.table.IDs)
+			out = append(out, exchange.Message{Kind: exchange.Join, Root: root, Chunks: uint32(n), Have: sh.have.bytes(n)})
+			delete(k.have, root) // it is in the bitmap
+		}
+		if sh == nil {
+			delete(k.joins, root)
+			continue
+		}
+		k.joins[root] = false
+	}
+	out = appendIndexes(out, exchange.Have, k.have)
+	out = appendIndexes(out, exchange.Fetching, k.fetching)
+	out = append(out, k.say...)
+	k.say = nil
+	return out
+}
+
+func appendIndexes(out []exchange.Message, kind exchange.Kind, all map[chunk.ID][]uint32) []exchange.Message {
+	for root, index := range all {
+		for len(index) > 0 {
+			n := min(len(index), exchange.MaxIndexes)
+			out = append(out, exchange.Message{Kind: kind, Root: root, Index: index[:n]})
+			index = index[n:]
+		}
+	}
+	clear(all)
+	return out
+}
+
+// again makes a peer be told all it was told before.
+func (t *talkers) again(k *talker) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for root := range k.joins {
+		k.joins[root] = true
+	}
+	poke(k.wake)
+}
+
+// giveUp forgets a peer that cannot be told anything.
+func (t *talkers) giveUp(p peer.ID) {
+	h := t.s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.to, p)
+	for _, sh := range h.all {
+		delete(sh.told, p)
+		sh.remove(p)
+	}
+}
