@@ -55,7 +55,9 @@ func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 			if !w.once {
 				n.cache.add(id, data)
 			}
-			n.keep(ctx, p)
+			// Others may have it from the cache already: it is kept even if the
+			// one who asked, a readahead that was given up, has left.
+			n.keep(context.WithoutCancel(ctx), p)
 		}
 		return data, err
 	})
