@@ -161,13 +161,13 @@ func newTestnetLiar(a *app) *cobra.Command {
 	var cfg liar.Config
 	var how string
 	cmd := &cobra.Command{
-		Use:    "liar",
-		Short:  "Be a peer that answers wrongly or not at all",
+		Use:   "liar",
+		Short: "Be a peer that answers wrongly or not at all",
 		Long: `Run a peer that announces chunks and answers requests for them wrongly or not at
 all, for scenarios of a test network. It prints its addresses.`,
 		Example: `  flistnode testnet liar --help`,
-		Hidden: true,
-		Args:   wantArgs(0, 0),
+		Hidden:  true,
+		Args:    wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Data, cfg.Listen, cfg.Peers = a.settings.node.Data, a.settings.node.Listen, a.settings.node.Peers
 			cfg.How, cfg.Log = liar.How(how), a.log
