@@ -12,16 +12,6 @@ import (
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
-// share makes the swarm tell others which chunks of im are held here, and hear
-// what they hold. It returns the chunk table.
-func (n *Node) share(ctx context.Context, im *flist.Image) (swarm.ChunkTable, error) {
-	t, held, err := n.table(ctx, im)
-	if err != nil {
-		return t, err
-	}
-	return t, n.swarm.Share(t, held)
-}
-
 // table returns the chunk table of im and the places that are held here.
 func (n *Node) table(ctx context.Context, im *flist.Image) (t swarm.ChunkTable, held []uint32, err error) {
 	t = swarm.ChunkTable{Root: rootID(im.CID()), IDs: make([]chunk.ID, im.NumChunks())}
