@@ -42,17 +42,6 @@ func (m *member) lastAsked() int {
 	return 0
 }
 
-// each calls yield for the places in the set.
-func (b bitmap) each(yield func(uint32) bool) {
-	for w, v := range b {
-		for ; v != 0; v &= v - 1 {
-			if !yield(uint32(w*64 + bits.TrailingZeros64(v))) {
-				return
-			}
-		}
-	}
-}
-
 // fill asks peers for chunks as far as their windows allow.
 func (j *job) fill(now time.Time) {
 	if j.waiting == 0 && len(j.inflight) == 0 {

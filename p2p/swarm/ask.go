@@ -1,0 +1,217 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// jobPeer is one peer's part in a job.
+type jobPeer struct {
+	asks    int
+	bytes   int // in flight, estimated
+	window  int
+	rate    float64 // bytes per second
+	since   time.Time
+	got     int // bytes since
+	last    time.Time
+	late    bool
+	blocked time.Time // not asked before
+}
+
+// jobAsk is one request to one peer.
+type jobAsk struct {
+	place  uint32
+	peer   peer.ID
+	size   int // estimated
+	began  time.Time
+	cancel context.CancelFunc
+}
+
+// start asks p for chunk i.
+func (j *job) start(p peer.ID, i uint32, now time.Time) {
+	if j.pending.has(i) {
+		j.pending.clear(i)
+		j.waiting--
+	}
+	ctx, cancel := context.WithCancel(j.ctx)
+	a := &jobAsk{place: i, peer: p, size: j.chunkSize, began: now, cancel: cancel}
+	j.inflight[i] = append(j.inflight[i], a)
+	jp := j.peers[p]
+	if jp.asks == 0 {
+		jp.since, jp.got = now, 0
+	}
+	jp.asks++
+	jp.bytes += a.size
+	j.bytes += a.size
+	j.s.peers.begin(p, j.class, now)
+	id := j.sh.table.IDs[i]
+	j.work.Go(func() {
+		defer cancel()
+		packed, err := j.s.cfg.Asker.Get(ctx, p, id, j.class)
+		at := time.Now()
+		var plain []byte
+		if err == nil {
+			packed.ID = id
+			plain, err = packed.Open()
+		}
+		if !j.answered(a, packed, err, at) {
+			return
+		}
+		if err := j.deliver(packed, plain); err != nil {
+			j.cancel(fmt.Errorf("keep %s: %w", id, err))
+		} else {
+			j.s.Came(id)
+		}
+		j.s.shares.mu.Lock()
+		j.bytes -= a.size
+		j.s.shares.mu.Unlock()
+		poke(j.wake)
+	})
+}
+
+// answered notes how a request ended. It reports whether the chunk is to be
+// delivered; its bytes then count as in flight until it was.
+func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) bool {
+	h := j.s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !j.forget(a.place, a) {
+		return false // given up before
+	}
+	defer poke(j.wake)
+	jp := j.peers[a.peer]
+	jp.asks--
+	jp.bytes -= a.size
+	m := j.sh.members[a.peer]
+	if err != nil {
+		j.bytes -= a.size
+		j.refused(a, jp, m, err, at)
+		if !j.sh.have.has(a.place) && len(j.inflight[a.place]) == 0 && !j.pending.has(a.place) {
+			j.pending.set(a.place)
+			j.waiting++
+		}
+		return false
+	}
+	n := len(packed.Bytes)
+	j.s.peers.delivered(a.peer, j.class, n, at.Sub(a.began), at)
+	if m != nil {
+		m.good++
+	}
+	j.chunkSize += (n - j.chunkSize) / 8
+	j.chunkSize = max(j.chunkSize, 4<<10)
+	jp.measure(n, at)
+	j.lastCame = at
+	for _, b := range append([]*jobAsk(nil), j.inflight[a.place]...) { // the others lost
+		j.giveUp(a.place, b)
+		j.s.peers.gaveUp(b.peer, j.class, false)
+	}
+	if j.pending.has(a.place) {
+		j.pending.clear(a.place)
+		j.waiting--
+	}
+	return true
+}
+
+// measure sizes the window by the throughput.
+func (jp *jobPeer) measure(n int, at time.Time) {
+	jp.last, jp.late = at, false
+	jp.got += n
+	elapsed := at.Sub(jp.since)
+	if elapsed < rateTime && jp.got < jp.window {
+		return
+	}
+	rate := float64(jp.got) / max(elapsed, time.Millisecond).Seconds()
+	if jp.rate == 0 {
+		jp.rate = rate
+	}
+	smooth(&jp.rate, rate)
+	jp.window = min(max(int(jp.rate*windowTime.Seconds()), minWindow), maxWindow)
+	jp.since, jp.got = at, 0
+}
+
+// refused notes a request that failed.
+func (j *job) refused(a *jobAsk, jp *jobPeer, m *member, err error, at time.Time) {
+	var corrupt *chunk.CorruptError
+	var broken *exchange.ProtocolError
+	book := j.s.peers
+	switch {
+	case j.ctx.Err() != nil:
+		book.gaveUp(a.peer, j.class, false)
+	case errors.As(err, &corrupt), errors.As(err, &broken):
+		book.lied(a.peer, j.class, err.Error(), at)
+		j.s.cfg.Log.Warn("peer sent wrong bytes, not asked for a while", "peer", a.peer, "chunk", j.sh.table.IDs[a.place], "err", err)
+	case errors.Is(err, chunk.ErrNotFound):
+		book.missed(a.peer, j.class, j.sh.table.IDs[a.place], at, at.Add(j.s.cfg.MissingTTL))
+		j.claimed(a, m, at)
+	case errors.Is(err, exchange.ErrBusy):
+		book.busy(a.peer, j.class, at)
+		jp.blocked = at.Add(busyWait)
+		jp.window = max(jp.window/2, minWindow)
+	default:
+		book.failed(a.peer, j.class, err.Error(), at)
+		jp.window = minWindow
+	}
+}
+
+// claimed notes that a member does not have what it said it had. One that does
+// so often is no longer believed.
+func (j *job) claimed(a *jobAsk, m *member, at time.Time) {
+	if m == nil || !m.have.has(a.place) {
+		return
+	}
+	m.have.clear(a.place)
+	m.n--
+	j.sh.count(m, a.place, minus)
+	if m.wrong++; m.wrong >= falseLimit && m.wrong > m.good {
+		j.s.cfg.Log.Warn("peer claims chunks it does not have, its bitmap is not believed", "peer", a.peer,
+			"flist", j.sh.table.Root, "wrong", m.wrong, "good", m.good)
+		j.s.peers.suspect(a.peer, "claimed chunks it did not have", at)
+		j.sh.remove(a.peer)
+	}
+}
+
+// giveUp ends a request, without the peer's book being told.
+func (j *job) giveUp(i uint32, a *jobAsk) {
+	a.cancel()
+	j.forget(i, a)
+	jp := j.peers[a.peer]
+	jp.asks--
+	jp.bytes -= a.size
+	j.bytes -= a.size
+}
+
+// forget takes a out of what is in flight. It reports whether it was there.
+func (j *job) forget(i uint32, a *jobAsk) bool {
+	asks := j.inflight[i]
+	for k, b := range asks {
+		if a == b {
+			if len(asks) == 1 {
+				delete(j.inflight, i)
+			} else {
+				j.inflight[i] = append(asks[:k:k], asks[k+1:]...)
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// came notes that a chunk is held now, whoever fetched it. Requests for it that
+// are still in flight are given up.
+func (j *job) came(i uint32) {
+	if j.pending.has(i) {
+		j.pending.clear(i)
+		j.waiting--
+	}
+	for _, a := range append([]*jobAsk(nil), j.inflight[i]...) {
+		j.giveUp(i, a)
+		j.s.peers.gaveUp(a.peer, j.class, false)
+	}
+	poke(j.wake)
+}

@@ -1,0 +1,185 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Hear takes what a peer tells. It does not block.
+func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if msg.Kind == exchange.Hello {
+		s.setSite(p, msg.Site)
+		return
+	}
+	sh := h.all[msg.Root]
+	if sh == nil {
+		if msg.Kind == exchange.Join {
+			s.interest(p, msg)
+		}
+		return
+	}
+	switch msg.Kind {
+	case exchange.Join:
+		s.joined(sh, p, msg)
+	case exchange.Leave:
+		sh.remove(p)
+		delete(sh.told, p)
+	case exchange.Members:
+		for _, q := range msg.Peers {
+			s.tell(sh, q)
+		}
+	case exchange.Have, exchange.Fetching:
+		if m := sh.members[p]; m != nil {
+			s.news(sh, m, msg)
+			sh.poke()
+		}
+	}
+}
+
+// joined notes that p shares sh and holds what it says.
+func (s *Swarm) joined(sh *share, p peer.ID, msg exchange.Message) {
+	if int(msg.Chunks) != len(sh.table.IDs) {
+		s.cfg.Log.Warn("peer shares an flist with a wrong number of chunks", "peer", p, "flist", sh.table.Root, "chunks", msg.Chunks)
+		s.peers.suspect(p, "wrong number of chunks of an flist", time.Now())
+		return
+	}
+	old := sh.members[p]
+	if old == nil && len(sh.members) >= maxMembers {
+		return
+	}
+	sh.remove(p)
+	m := &member{have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p)}
+	if old != nil {
+		m.wrong, m.good = old.wrong, old.good
+	}
+	m.have.fill(msg.Have)
+	m.n = m.have.count()
+	m.seed = m.n == len(sh.table.IDs) && (old == nil || old.seed)
+	sh.members[p] = m
+	for i := range sh.table.IDs {
+		if m.have.has(uint32(i)) {
+			sh.count(m, uint32(i), 1)
+		}
+	}
+	sh.used = time.Now()
+	if !sh.told[p] {
+		s.tell(sh, p)
+		s.introduce(sh, p)
+	}
+	sh.poke()
+}
+
+// introduce tells p who else shares sh.
+func (s *Swarm) introduce(sh *share, p peer.ID) {
+	var others []peer.ID
+	for q := range sh.members {
+		if q != p && len(others) < exchange.MaxMembers {
+			others = append(others, q)
+		}
+	}
+	if len(others) > 0 {
+		s.talkers.say(p, exchange.Message{Kind: exchange.Members, Root: sh.table.Root, Peers: others})
+	}
+}
+
+// news takes what a member newly holds or fetches.
+func (s *Swarm) news(sh *share, m *member, msg exchange.Message) {
+	m.news = time.Now()
+	for _, i := range msg.Index {
+		if int(i) >= len(sh.table.IDs) || m.have.has(i) {
+			continue
+		}
+		if msg.Kind == exchange.Fetching {
+			if m.near {
+				sh.begun[i] = m.news
+			}
+			continue
+		}
+		m.have.set(i)
+		m.n++
+		sh.count(m, i, 1)
+	}
+}
+
+// interest remembers that p shares an flist this node does not share, and asks
+// whether it is held here.
+func (s *Swarm) interest(p peer.ID, msg exchange.Message) {
+	h := s.shares
+	in := h.interests[msg.Root]
+	if in == nil {
+		if len(h.interests) >= maxInterests {
+			for root := range h.interests {
+				delete(h.interests, root)
+				break
+			}
+		}
+		in = map[peer.ID]exchange.Message{}
+		h.interests[msg.Root] = in
+	}
+	if len(in) >= exchange.MaxMembers {
+		return
+	}
+	in[p] = msg
+	if s.cfg.Held == nil || time.Since(h.loading[msg.Root]) < 10*time.Second {
+		return
+	}
+	if len(h.loading) >= maxInterests {
+		clear(h.loading)
+	}
+	h.loading[msg.Root] = time.Now()
+	s.spawn(s.loadHeld(msg.Root))
+}
+
+// loadHeld returns the work of sharing an flist that others share and that is
+// held here.
+func (s *Swarm) loadHeld(root chunk.ID) func(context.Context) {
+	return func(ctx context.Context) {
+		t, places, err := s.cfg.Held(ctx, root)
+		if err == nil {
+			err = s.Share(t, places)
+		}
+		if err != nil {
+			if !errors.Is(err, chunk.ErrNotFound) {
+				s.cfg.Log.Debug("flist cannot be shared", "flist", root, "err", err)
+			}
+		}
+	}
+}
+
+// setSite notes where p says it is.
+func (s *Swarm) setSite(p peer.ID, site string) {
+	h := s.shares
+	if h.sites[p] == site {
+		return
+	}
+	if len(h.sites) >= maxPeers {
+		clear(h.sites)
+	}
+	h.sites[p] = site
+	near := s.near(p)
+	for _, sh := range h.all {
+		if m := sh.members[p]; m != nil && m.near != near {
+			msg := exchange.Message{Chunks: uint32(len(sh.table.IDs)), Have: m.have.bytes(len(sh.table.IDs))}
+			s.joined(sh, p, msg)
+		}
+	}
+}
+
+// near reports whether p is at this node's site: by the names of the sites
+// where either has one, else by whether it is reached over the LAN. h.mu is
+// held.
+func (s *Swarm) near(p peer.ID) bool {
+	site := s.shares.sites[p]
+	if site != "" || s.cfg.Site != "" {
+		return site == s.cfg.Site
+	}
+	return s.cfg.OnLAN == nil || s.cfg.OnLAN(p)
+}
