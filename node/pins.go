@@ -102,7 +102,11 @@ func (n *Node) Remove(_ context.Context, name string) error {
 		}
 		return err
 	}
-	return n.store.DeleteRecord(pinRecords, root.String())
+	if err := n.store.DeleteRecord(pinRecords, root.String()); err != nil {
+		return err
+	}
+	n.swarm.Unshare(rootID(root))
+	return nil
 }
 
 // roots returns the root blocks of all flists held.

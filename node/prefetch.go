@@ -42,9 +42,14 @@ func checkPrefetch(mode string) (string, error) {
 }
 
 // follow does what goes on beside a mount until ctx ends: it brings chunks
-// before they are asked for, and records which are.
+// before they are asked for, records which are, and trades with those who use
+// the flist too.
 func (n *Node) follow(ctx context.Context, m *mounted, im *flist.Image, mode string) {
 	var g errgroup.Group
+	g.Go(func() error {
+		n.attend(ctx, im)
+		return nil
+	})
 	g.Go(func() error {
 		n.record(ctx, m, im)
 		return nil
@@ -53,7 +58,7 @@ func (n *Node) follow(ctx context.Context, m *mounted, im *flist.Image, mode str
 		n.prefetch(ctx, m, im, mode)
 		return nil
 	})
-	_ = g.Wait() // both log what fails
+	_ = g.Wait() // they log what fails
 }
 
 // prefetch brings what mode says. When the whole image is here, it lets the

@@ -32,6 +32,22 @@ func (n *Node) table(ctx context.Context, im *flist.Image) (t swarm.ChunkTable, 
 	return t, held, nil
 }
 
+// attend lets this node take part in the flist as one that reads it, until ctx
+// ends.
+func (n *Node) attend(ctx context.Context, im *flist.Image) {
+	t, held, err := n.table(ctx, im)
+	if err == nil {
+		err = n.swarm.Share(t, held)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			n.log.Warn("peers are not told what is held of an flist", "flist", im.CID(), "err", err)
+		}
+		return
+	}
+	n.swarm.Attend(ctx, t.Root)
+}
+
 // held is table for an flist others share, by its root block. The error matches
 // chunk.ErrNotFound if the flist is not held here on purpose.
 func (n *Node) held(ctx context.Context, root chunk.ID) (swarm.ChunkTable, []uint32, error) {

@@ -23,6 +23,7 @@ const (
 	Fetching Kind = 0x13 // I am fetching the chunks Index of Root from who alone holds them
 	Leave    Kind = 0x14 // I no longer share Root
 	Members  Kind = 0x15 // Peers share Root too
+	Reading  Kind = 0x16 // I fetch only what is read of Root: leave no chunks to me
 )
 
 // Message is something a node tells a peer about an flist both may share. The
@@ -58,7 +59,7 @@ func messageBounds(k Kind) (low, high int, ok bool) {
 		return joinFixed, joinFixed + MaxTable/8, true
 	case Have, Fetching:
 		return rootSize + 4, rootSize + 4*MaxIndexes, true
-	case Leave:
+	case Leave, Reading:
 		return rootSize, rootSize, true
 	case Members:
 		return rootSize, rootSize + MaxMembers*(1+maxPeerIDLen), true

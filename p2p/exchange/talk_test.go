@@ -19,6 +19,7 @@ func sampleMessages() []Message {
 		{Kind: Have, Root: root, Index: []uint32{0, 10}},
 		{Kind: Fetching, Root: root, Index: []uint32{3}},
 		{Kind: Leave, Root: root},
+		{Kind: Reading, Root: root},
 		{Kind: Members, Root: root, Peers: []peer.ID{"\x00\x01a", "\x00\x02bc"}},
 	}
 }
@@ -53,6 +54,7 @@ func TestAMalformedMessageIsAViolation(t *testing.T) {
 		"have with half an index":     {Have, append(bytes.Clone(root), 1, 2)},
 		"members cut short":           {Members, append(bytes.Clone(root), 9, 1)},
 		"leave without flist":         {Leave, root[:7]},
+		"reading without flist":       {Reading, root[:7]},
 	} {
 		var bad *ProtocolError
 		if _, err := parseMessage(c.kind, c.payload); !errors.As(err, &bad) {

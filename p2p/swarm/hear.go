@@ -21,8 +21,16 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 	}
 	sh := h.all[msg.Root]
 	if sh == nil {
-		if msg.Kind == exchange.Join {
+		switch msg.Kind {
+		case exchange.Join:
 			s.interest(p, msg)
+		case exchange.Reading:
+			if in, ok := h.interests[msg.Root][p]; ok {
+				in.reads = true
+				h.interests[msg.Root][p] = in
+			}
+		case exchange.Leave:
+			delete(h.interests[msg.Root], p)
 		}
 		return
 	}
@@ -32,6 +40,12 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 	case exchange.Leave:
 		sh.remove(p)
 		delete(sh.told, p)
+		sh.poke()
+	case exchange.Reading:
+		if m := sh.members[p]; m != nil {
+			m.reads = true
+			sh.poke()
+		}
 	case exchange.Members:
 		for _, q := range msg.Peers {
 			s.tell(sh, q)
@@ -121,13 +135,13 @@ func (s *Swarm) interest(p peer.ID, msg exchange.Message) {
 				break
 			}
 		}
-		in = map[peer.ID]exchange.Message{}
+		in = map[peer.ID]interest{}
 		h.interests[msg.Root] = in
 	}
 	if len(in) >= exchange.MaxMembers {
 		return
 	}
-	in[p] = msg
+	in[p] = interest{join: msg}
 	if s.cfg.Held == nil || time.Since(h.loading[msg.Root]) < 10*time.Second {
 		return
 	}
@@ -169,6 +183,7 @@ func (s *Swarm) setSite(p peer.ID, site string) {
 		if m := sh.members[p]; m != nil && m.near != near {
 			msg := exchange.Message{Chunks: uint32(len(sh.table.IDs)), Have: m.have.bytes(len(sh.table.IDs))}
 			s.joined(sh, p, msg)
+			sh.members[p].reads = m.reads
 		}
 	}
 }

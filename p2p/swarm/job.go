@@ -118,6 +118,11 @@ func (j *job) begin(root chunk.ID, wanted []uint32) error {
 			j.waiting++
 		}
 	}
+	if len(sh.jobs) == 0 {
+		for p := range sh.told { // as one that reads, perhaps
+			j.s.talkers.join(p, root)
+		}
+	}
 	sh.jobs[j] = struct{}{}
 	return nil
 }
@@ -149,7 +154,7 @@ func (j *job) step(now time.Time) bool {
 		}
 	}()
 	if around {
-		j.lookAround()
+		j.s.lookAround(j.sh, j.wake)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -158,23 +163,6 @@ func (j *job) step(now time.Time) bool {
 	j.fill(now)
 	j.searchAlone(now)
 	return j.waiting == 0 && len(j.inflight) == 0 && j.alone == 0 && j.bytes <= 0
-}
-
-// lookAround tells connected peers and providers of the flist that this node
-// shares it; those who share it too will answer with what they hold.
-func (j *job) lookAround() {
-	var peers []peer.ID
-	if j.s.cfg.Connected != nil {
-		peers = j.s.cfg.Connected()
-	}
-	found, _ := j.s.providers.find(j.sh.table.Root, j.s.cfg.ProviderTTL, j.wake)
-	peers = append(append([]peer.ID(nil), found...), peers...)
-	h := j.s.shares
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, p := range peers {
-		j.s.tell(j.sh, p)
-	}
 }
 
 // dropLate gives to others what is in flight to peers that answer nothing.

@@ -247,7 +247,7 @@ func (j *job) announce(i uint32) {
 func (j *job) group(now time.Time) []peer.ID {
 	group := []peer.ID{j.s.cfg.Self}
 	for p, m := range j.sh.members {
-		if m.near && m.n < len(j.sh.table.IDs) && now.Sub(m.news) < newsTime {
+		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && now.Sub(m.news) < newsTime {
 			group = append(group, p)
 		}
 	}

@@ -46,6 +46,7 @@ type share struct {
 	jobs    map[*job]struct{}
 	begun   map[uint32]time.Time // chunks a member of the site said it fetches
 	told    map[peer.ID]bool     // who was told that this node shares it
+	attends int                  // calls of Attend
 	used    time.Time
 }
 
@@ -55,23 +56,30 @@ type member struct {
 	n     int
 	seed  bool      // was complete when it joined
 	near  bool      // at this node's site
+	reads bool      // fetches only what is read: nothing is left to it
 	news  time.Time // when it last told something
 	wrong int       // chunks it wrongly claimed to have
 	good  int       // chunks it gave
+}
+
+// interest is what a peer told of an flist that is not shared here.
+type interest struct {
+	join  exchange.Message
+	reads bool
 }
 
 // shares is what is known of who has what.
 type shares struct {
 	mu        sync.Mutex
 	all       map[chunk.ID]*share
-	interests map[chunk.ID]map[peer.ID]exchange.Message // joins for flists not shared here
-	loading   map[chunk.ID]time.Time                    // when Held was last asked
-	sites     map[peer.ID]string                        // as peers told
+	interests map[chunk.ID]map[peer.ID]interest // in flists not shared here
+	loading   map[chunk.ID]time.Time            // when Held was last asked
+	sites     map[peer.ID]string                // as peers told
 }
 
 func newShares() *shares {
 	return &shares{
-		all: map[chunk.ID]*share{}, interests: map[chunk.ID]map[peer.ID]exchange.Message{},
+		all: map[chunk.ID]*share{}, interests: map[chunk.ID]map[peer.ID]interest{},
 		loading: map[chunk.ID]time.Time{}, sites: map[peer.ID]string{},
 	}
 }
@@ -131,7 +139,7 @@ func (s *Swarm) Share(t ChunkTable, held []uint32) error {
 		s.holds(sh, held)
 		return nil
 	}
-	h.makeRoom()
+	s.makeRoom()
 	n := len(t.IDs)
 	sh := &share{
 		table: t, have: newBitmap(n), members: map[peer.ID]*member{}, order: make([]uint32, n),
@@ -144,26 +152,30 @@ func (s *Swarm) Share(t ChunkTable, held []uint32) error {
 	slices.SortFunc(sh.order, func(a, b uint32) int { return bytes.Compare(t.IDs[a][:], t.IDs[b][:]) })
 	h.all[t.Root] = sh
 	s.holds(sh, held)
-	for p, m := range h.interests[t.Root] {
-		s.joined(sh, p, m)
+	for p, in := range h.interests[t.Root] {
+		s.joined(sh, p, in.join)
+		if m := sh.members[p]; m != nil {
+			m.reads = in.reads
+		}
 	}
 	delete(h.interests, t.Root)
 	return nil
 }
 
 // makeRoom forgets the flist not used for longest. h.mu is held.
-func (h *shares) makeRoom() {
+func (s *Swarm) makeRoom() {
+	h := s.shares
 	if len(h.all) < maxShares {
 		return
 	}
 	var oldest *share
 	for _, sh := range h.all {
-		if len(sh.jobs) == 0 && (oldest == nil || sh.used.Before(oldest.used)) {
+		if !sh.needed() && (oldest == nil || sh.used.Before(oldest.used)) {
 			oldest = sh
 		}
 	}
 	if oldest != nil {
-		delete(h.all, oldest.table.Root)
+		s.unshare(oldest)
 	}
 }
 

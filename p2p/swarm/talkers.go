@@ -35,6 +35,7 @@ type talkers struct {
 type talker struct {
 	wake     chan struct{}
 	joins    map[chunk.ID]bool // flists it has been told of; true: to be told
+	leaves   map[chunk.ID]bool // flists it is to be told are no longer shared
 	have     map[chunk.ID][]uint32
 	fetching map[chunk.ID][]uint32
 	say      []exchange.Message
@@ -50,7 +51,7 @@ func (t *talkers) talker(p peer.ID) *talker {
 		return nil
 	}
 	k := &talker{
-		wake: make(chan struct{}, 1), joins: map[chunk.ID]bool{},
+		wake: make(chan struct{}, 1), joins: map[chunk.ID]bool{}, leaves: map[chunk.ID]bool{},
 		have: map[chunk.ID][]uint32{}, fetching: map[chunk.ID][]uint32{},
 	}
 	if !t.s.spawn(func(ctx context.Context) { t.run(ctx, p, k) }) {
@@ -71,6 +72,22 @@ func (t *talkers) join(p peer.ID, root chunk.ID) bool {
 	k.joins[root] = true
 	poke(k.wake)
 	return true
+}
+
+// leave makes p be told that this node no longer shares root, if it was told
+// that it does.
+func (t *talkers) leave(p peer.ID, root chunk.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := t.to[p]
+	if k == nil {
+		return
+	}
+	delete(k.joins, root)
+	delete(k.have, root)
+	delete(k.fetching, root)
+	k.leaves[root] = true
+	poke(k.wake)
 }
 
 func (t *talkers) have(p peer.ID, root chunk.ID, i uint32) {
@@ -144,12 +161,19 @@ func (t *talkers) gather(k *talker, fresh bool) (out []exchange.Message) {
 	defer h.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for root := range k.leaves { // before a join that came later
+		out = append(out, exchange.Message{Kind: exchange.Leave, Root: root})
+	}
+	clear(k.leaves)
 	for root, due := range k.joins {
 		sh := h.all[root]
 		if due && sh != nil {
 			n := len(sh.table.IDs)
 			out = append(out, exchange.Message{Kind: exchange.Join, Root: root, Chunks: uint32(n), Have: sh.have.bytes(n)})
 			delete(k.have, root) // it is in the bitmap
+			if len(sh.jobs) == 0 && sh.n < n {
+				out = append(out, exchange.Message{Kind: exchange.Reading, Root: root})
+			}
 		}
 		if sh == nil {
 			delete(k.joins, root)
