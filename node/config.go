@@ -26,6 +26,7 @@ type Config struct {
 	CacheBytes   int64         // of unpacked chunks kept in memory
 	ReadTimeout  time.Duration // a read of a mounted file waits so long for a chunk
 	FetchTimeout time.Duration // a command waits so long for a chunk
+	KeepMounts   bool          // remember mounts and bring them back at the next start
 	Version      string        // of the program, as status and peers show it
 }
 

@@ -67,7 +67,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), findTimeout: min(cfg.ReadTimeout, cfg.FetchTimeout)}
-	n.mounts = newMounts()
+	n.mounts = newMounts(cfg.KeepMounts)
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -206,6 +206,12 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.host.Run(gctx) })
 	g.Go(func() error { return n.swarm.Run(gctx) })
 	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
+	if n.cfg.KeepMounts {
+		g.Go(func() error {
+			n.restore(gctx)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

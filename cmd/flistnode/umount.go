@@ -66,5 +66,13 @@ func (a *app) mounts(ctx context.Context, c *api.Client) error {
 	for _, m := range mounts {
 		t.row(quote(m.Dir), m.FList, dash(m.Name), when(m.Since), size(m.BytesRead), count(m.ReadErrors))
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.Problem != "" {
+			fmt.Fprintf(a.stdout, "%s is not mounted: %s\n", quote(m.Dir), m.Problem)
+		}
+	}
+	return nil
 }

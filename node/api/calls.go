@@ -91,7 +91,7 @@ func (c *Client) Verify(ctx context.Context, req VerifyRequest, progress func(Ve
 // Mount implements Mounter.
 func (c *Client) Mount(ctx context.Context, req MountRequest) (MountInfo, error) {
 	var info MountInfo
-	err := c.call(ctx, http.MethodPost, "/mount", url.Values{"dir": {req.Dir}}, req, &info)
+	err := c.call(ctx, http.MethodPost, "/mount", url.Values{"dir": {req.Dir}, "upper": {req.Upper}}, req, &info)
 	return info, err
 }
 

@@ -119,7 +119,7 @@ func (h handler) mount(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	req.Dir = r.URL.Query().Get("dir")
+	req.Dir, req.Upper = r.URL.Query().Get("dir"), r.URL.Query().Get("upper")
 	info, err := h.s.Mount(r.Context(), req)
 	return answer(w, info, err)
 }

@@ -116,14 +116,21 @@ type mountJSON struct {
 	FList      string    `json:"flist"`
 	Name       string    `json:"name,omitempty"`
 	Since      time.Time `json:"since"`
+	ReadWrite  bool      `json:"read_write"`
+	Upper      string    `json:"upper,omitempty"`
+	UpperBytes []byte    `json:"upper_bytes,omitempty"`
+	Problem    string    `json:"problem,omitempty"`
+	Detached   bool      `json:"detached,omitempty"`
 	BytesRead  uint64    `json:"bytes_read"`
 	ReadErrors uint64    `json:"read_errors"`
 }
 
 // MarshalJSON writes m with its directory as said above.
 func (m MountInfo) MarshalJSON() ([]byte, error) {
-	j := mountJSON{FList: m.FList, Name: m.Name, Since: m.Since, BytesRead: m.BytesRead, ReadErrors: m.ReadErrors}
+	j := mountJSON{FList: m.FList, Name: m.Name, Since: m.Since, ReadWrite: m.ReadWrite, Problem: m.Problem,
+		Detached: m.Detached, BytesRead: m.BytesRead, ReadErrors: m.ReadErrors}
 	j.Dir, j.DirBytes = show(m.Dir)
+	j.Upper, j.UpperBytes = show(m.Upper)
 	return json.Marshal(j)
 }
 
@@ -134,6 +141,7 @@ func (m *MountInfo) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*m = MountInfo{Dir: unshow(j.Dir, j.DirBytes), FList: j.FList, Name: j.Name, Since: j.Since,
+		ReadWrite: j.ReadWrite, Upper: unshow(j.Upper, j.UpperBytes), Problem: j.Problem, Detached: j.Detached,
 		BytesRead: j.BytesRead, ReadErrors: j.ReadErrors}
 	return nil
 }

@@ -256,6 +256,10 @@ type MountRequest struct {
 	AllowOther bool   `json:"allow_other,omitempty"` // other users may look into it
 	SetUID     bool   `json:"set_uid,omitempty"`     // setuid bits and file capabilities have effect
 	Devices    bool   `json:"devices,omitempty"`     // device nodes can be opened
+	ReadWrite  bool   `json:"read_write,omitempty"`  // changes go to a layer above
+	// Upper is the directory that keeps the changes; "" throws them away when
+	// the mount ends. It travels in the query.
+	Upper string `json:"-"`
 }
 
 // MountInfo is a mount of this node.
@@ -264,6 +268,10 @@ type MountInfo struct {
 	FList      string
 	Name       string
 	Since      time.Time
+	ReadWrite  bool
+	Upper      string // directory that keeps the changes; any bytes, "" if they are thrown away
+	Problem    string // why it is remembered but not mounted; "" if it is mounted
+	Detached   bool   // no longer in the tree, but still in use
 	BytesRead  uint64 // by the kernel
 	ReadErrors uint64 // reads that failed
 }
