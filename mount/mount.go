@@ -56,6 +56,16 @@ type Options struct {
 	// empty if there is none.
 	DataDir string
 
+	// ReadWrite lets changes be made: they go to Upper, an absolute path, or,
+	// if that is empty, to a directory that is removed when the mount ends.
+	// Upper is made if it does not exist; beside it a directory UPPER.work is.
+	ReadWrite bool
+	Upper     string
+
+	// Private is a directory for the parts of writable mounts, only for root
+	// to see; needed with ReadWrite, and made if it does not exist.
+	Private string
+
 	Log *slog.Logger // slog.Default by default
 }
 
@@ -101,12 +111,26 @@ type Mount struct {
 	started atomic.Bool
 	ready   chan struct{}
 	dev     uint64 // device number of the mount; set before ready is closed
+
+	layers     *layers // of a writable mount, else nil; set by Run
+	overlayDev uint64  // device number of the overlay
+}
+
+// at returns where the image is mounted: Dir, or below the overlay.
+func (m *Mount) at() string {
+	if m.layers != nil {
+		return m.layers.lower
+	}
+	return m.dir
 }
 
 // New checks the options and the mount point, as Check does. Nothing is
 // mounted before Run.
 func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
 	opts = opts.withDefaults(im)
+	if opts.ReadWrite && opts.Private == "" {
+		return nil, errors.New("mount: no directory for the parts of a writable mount given")
+	}
 	if err := Check(opts.Dir, opts); err != nil {
 		return nil, err
 	}
@@ -137,12 +161,19 @@ func (m *Mount) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("mount: Run called twice")
 	}
+	if m.opts.ReadWrite {
+		var err error
+		if m.layers, err = newLayers(m.im, m.opts.Private, m.opts.Upper); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+		}
+		defer m.layers.remove()
+	}
 	reads, stop := context.WithCancel(ctx)
 	defer stop()
-	server, err := fuse.NewServer(newFileSystem(reads, m), m.dir, m.fuseOptions())
+	server, err := fuse.NewServer(newFileSystem(reads, m), m.at(), m.fuseOptions())
 	if err != nil {
 		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
-		return errors.Join(err, checkMounts(m.dir)) // a failure half-way may have left something
+		return errors.Join(err, checkMounts(m.at())) // a failure half-way may have left something
 	}
 	served := make(chan struct{})
 	go func() {
@@ -155,12 +186,29 @@ func (m *Mount) Run(ctx context.Context) error {
 	}
 	m.log.Info("mounted", "inodes", m.im.NumInodes())
 	close(m.ready)
+	defer m.watch(reads, stop)()
 	select {
 	case <-served:
 		m.log.Info("unmounted")
 		return nil
 	case <-ctx.Done():
 		return m.takeAway(served)
+	}
+}
+
+// watch starts what a writable mount needs beside it, and returns what ends it.
+func (m *Mount) watch(ctx context.Context, stop context.CancelFunc) (end func()) {
+	if m.layers == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.watchOverlay(ctx)
+	}()
+	return func() {
+		stop()
+		<-done
 	}
 }
 
@@ -198,13 +246,16 @@ func (m *Mount) settle(server *fuse.Server) error {
 		return err
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(m.dir, &st); err != nil {
+	if err := unix.Stat(m.at(), &st); err != nil {
 		return err
 	}
 	m.dev = st.Dev
 	bdi := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
 	if err := os.WriteFile(bdi, strconv.AppendInt(nil, int64(m.opts.ReadAhead>>10), 10), 0); err != nil {
 		m.log.Debug("readahead stays at the kernel's default", "err", err)
+	}
+	if m.layers != nil {
+		return m.mountOverlay()
 	}
 	return nil
 }
@@ -214,11 +265,18 @@ func (m *Mount) takeAway(served <-chan struct{}) error {
 	if holders := findHolders(m.dir); len(holders) > 0 {
 		m.log.Warn("mount is taken away while in use", "holders", describe(holders))
 	}
-	top, err := topMount(m.dir)
-	if err == nil && top.ours() && (top.dev == m.dev || m.dev == 0) {
+	var err error
+	if m.layers != nil {
+		if top, terr := topMount(m.dir); terr == nil && top.ours() && top.dev == m.overlayDev {
+			err = unmount(m.dir, unix.MNT_DETACH)
+		}
+	}
+	if top, terr := topMount(m.at()); terr == nil && top.ours() && (top.dev == m.dev || m.dev == 0) {
 		// MNT_FORCE ends the connection even where other mount namespaces
 		// still hold the file system, MNT_DETACH frees the mount point.
-		err = unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH)
+		err = errors.Join(err, unmount(m.at(), unix.MNT_FORCE|unix.MNT_DETACH))
+	} else {
+		err = errors.Join(err, terr)
 	}
 	if err != nil && !errors.Is(err, ErrNotMounted) {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
@@ -244,7 +302,7 @@ func (m *Mount) Unmount(lazy bool) error {
 		return fmt.Errorf("unmount %s: it is not mounted yet: end Run's context instead", m.dir)
 	}
 	top, err := topMount(m.dir)
-	if err != nil || top.dev != m.dev {
+	if err != nil || top.dev != m.dev && (m.layers == nil || top.dev != m.overlayDev) {
 		return err
 	}
 	return Unmount(m.dir, lazy)
@@ -277,6 +335,9 @@ func Unmount(dir string, lazy bool) error {
 	}
 	switch {
 	case err == nil:
+		if lower := top.lower(); lower != "" {
+			_ = unmount(lower, unix.MNT_DETACH) // else its process does
+		}
 		return nil
 	case errors.Is(err, unix.EBUSY):
 		return &BusyError{Dir: dir, Holders: findHolders(dir), Mounts: mountsBelow(dir)}
