@@ -107,6 +107,7 @@ type Mount struct {
 	dir   string // absolute, without symlinks
 	log   *slog.Logger
 	stats counters
+	slow  slowReads
 
 	started atomic.Bool
 	ready   chan struct{}
@@ -170,7 +171,7 @@ func (m *Mount) Run(ctx context.Context) error {
 	}
 	reads, stop := context.WithCancel(ctx)
 	defer stop()
-	server, err := fuse.NewServer(newFileSystem(reads, m), m.at(), m.fuseOptions())
+	server, err := fuse.NewServer(timed{newFileSystem(reads, m)}, m.at(), m.fuseOptions())
 	if err != nil {
 		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
 		return errors.Join(err, checkMounts(m.at())) // a failure half-way may have left something

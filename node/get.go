@@ -17,6 +17,7 @@ type want struct {
 	root     chunk.ID      // the flist it belongs to: who has that probably has the chunk
 	class    swarm.Class   // who comes first when links are full
 	patience time.Duration // how long a chunk nobody gives is waited for
+	from     *origins      // counts where chunks came from; nil if nobody asks
 }
 
 // flightKey tells requests apart that must not wait for one another: a read
@@ -30,13 +31,18 @@ type flightKey struct {
 // and shared.
 func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 	if data, ok := n.cache.get(id); ok {
+		w.from.cached()
 		return data, nil
 	}
 	return n.flights.do(ctx, flightKey{id, w.class}, func(ctx context.Context) ([]byte, error) {
 		data, err := n.fromStore(ctx, id)
+		if err == nil {
+			w.from.stored()
+		}
 		if errors.Is(err, chunk.ErrNotFound) {
 			var p chunk.Packed
 			if p, data, err = n.fromSwarm(ctx, id, w); err == nil {
+				w.from.fetched(len(data))
 				n.keep(ctx, p)
 			}
 		}
@@ -101,17 +107,17 @@ func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) { return s
 // reading is the source of whoever waits for the content of root as an
 // application does: through a mount.
 func (n *Node) reading(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Waiting, n.cfg.ReadTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Waiting, patience: n.cfg.ReadTimeout}}
 }
 
 // working is the source of a command that a user waits for.
 func (n *Node) working(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Readahead, n.cfg.FetchTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Readahead, patience: n.cfg.FetchTimeout}}
 }
 
 // bulk is the source for much data, behind whoever waits for single chunks.
 func (n *Node) bulk(root cid.Cid) source {
-	return source{n, want{rootID(root), swarm.Prefetch, n.cfg.FetchTimeout}}
+	return source{n, want{root: rootID(root), class: swarm.Prefetch, patience: n.cfg.FetchTimeout}}
 }
 
 // rootID returns the ID of a root block, the zero ID for something that

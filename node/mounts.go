@@ -36,6 +36,7 @@ type mounted struct {
 	*mount.Mount
 	req      api.MountRequest
 	root     cid.Cid
+	from     *origins
 	since    time.Time
 	gone     func()             // called when Run has returned
 	detached atomic.Bool        // no longer in the tree, but still in use
@@ -86,6 +87,9 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 
 // prepare checks a request, loads its flist and makes the mount.
 func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, error) {
+	if req.Upper != "" && !req.ReadWrite {
+		return nil, fmt.Errorf("%w: an upper directory without a writable mount", api.ErrInvalid)
+	}
 	opts := n.mountOptions(req)
 	if err := mount.Check(req.Dir, opts); err != nil { // before anything is fetched
 		return nil, mountError(err)
@@ -94,12 +98,14 @@ func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, err
 	if err != nil {
 		return nil, err
 	}
-	fs, err := mount.New(im, n.reading(im.CID()), opts)
+	src := n.reading(im.CID())
+	src.w.from = &origins{}
+	fs, err := mount.New(im, src, opts)
 	if err != nil {
 		return nil, mountError(err)
 	}
 	req.FList = im.CID().String()
-	m := &mounted{Mount: fs, req: req, root: im.CID(), since: time.Now(), ended: make(chan struct{})}
+	m := &mounted{Mount: fs, req: req, root: im.CID(), from: src.w.from, since: time.Now(), ended: make(chan struct{})}
 	m.gone = func() { n.mountGone(m) }
 	return m, nil
 }
@@ -107,6 +113,7 @@ func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, err
 func (n *Node) mountOptions(req api.MountRequest) mount.Options {
 	return mount.Options{
 		Dir: req.Dir, NonEmpty: req.NonEmpty, AllowOther: req.AllowOther, SetUID: req.SetUID, Devices: req.Devices,
+		ReadWrite: req.ReadWrite, Upper: req.Upper, Private: n.mountsDir(),
 		DataDir: n.cfg.Data, Log: n.log,
 		// The source gives up before, and says whom it asked.
 		ReadTimeout: n.cfg.ReadTimeout + mountGrace,
@@ -291,7 +298,12 @@ func (n *Node) Mounts(ctx context.Context) ([]api.MountInfo, error) {
 
 func (m *mounted) info() api.MountInfo {
 	s := m.Stats()
-	return api.MountInfo{Dir: m.Dir(), FList: m.root.String(), Name: m.req.Name, Since: m.since.UTC().Truncate(time.Second),
+	info := api.MountInfo{Dir: m.Dir(), FList: m.root.String(), Name: m.req.Name, Since: m.since.UTC().Truncate(time.Second),
 		ReadWrite: m.req.ReadWrite, Upper: m.req.Upper, Detached: m.detached.Load(),
-		BytesRead: s.BytesRead, ReadErrors: s.ReadErrors}
+		BytesRead: s.BytesRead, ReadErrors: s.ReadErrors, Requests: s.Requests, Chunks: m.from.counts()}
+	for _, r := range s.Slowest {
+		info.Slowest = append(info.Slowest, api.SlowRead{Path: r.Path, Offset: r.Offset,
+			Millis: float64(r.Took.Microseconds()) / 1000, At: r.At.UTC(), Failed: r.Failed})
+	}
+	return info
 }

@@ -99,6 +99,7 @@ func (n *Node) open(ctx context.Context) error {
 const (
 	storeDir      = "store"
 	tempDirName   = "tmp"
+	mountsDirName = "mounts"
 	identityFile  = "identity.key"
 	knownPeerFile = "peers.json"
 )
@@ -112,6 +113,9 @@ func (n *Node) openData() error {
 }
 
 func (n *Node) tempDir() string { return filepath.Join(n.cfg.Data, tempDirName) }
+
+// mountsDir is where the parts of writable mounts are.
+func (n *Node) mountsDir() string { return filepath.Join(n.cfg.Data, mountsDirName) }
 
 // openStore opens the store and, now that nobody else has the data directory,
 // removes what a node that died left in the directory of temporary files.

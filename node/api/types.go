@@ -274,6 +274,26 @@ type MountInfo struct {
 	Detached   bool   // no longer in the tree, but still in use
 	BytesRead  uint64 // by the kernel
 	ReadErrors uint64 // reads that failed
+	Requests   map[string]uint64
+	Chunks     ChunkOrigins
+	Slowest    []SlowRead // the slowest first
+}
+
+// ChunkOrigins says how often a mount found a chunk where.
+type ChunkOrigins struct {
+	Cache     uint64 `json:"cache"` // in memory
+	Store     uint64 `json:"store"` // on disk
+	Peers     uint64 `json:"peers"`
+	PeerBytes uint64 `json:"peer_bytes"` // plain
+}
+
+// SlowRead is a read of a mounted file that took long.
+type SlowRead struct {
+	Path   string // in the image; any bytes
+	Offset uint64
+	Millis float64
+	At     time.Time
+	Failed bool
 }
 
 // PinInfo is an flist the node holds on purpose. Time is when it was last
