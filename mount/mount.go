@@ -66,6 +66,12 @@ type Options struct {
 	// to see; needed with ReadWrite, and made if it does not exist.
 	Private string
 
+	// Keep is called once the file system is mounted, with what another process
+	// needs to serve it on when this one dies, or with an error that says why
+	// none could. Device is closed when it has returned. Its error fails the
+	// mount.
+	Keep func(*Connection, error) error
+
 	Log *slog.Logger // slog.Default by default
 }
 
@@ -115,6 +121,8 @@ type Mount struct {
 
 	layers     *layers // of a writable mount, else nil; set by Run
 	overlayDev uint64  // device number of the overlay
+
+	resumed *resumed // of a Mount made by Resume
 }
 
 // at returns where the image is mounted: Dir, or below the overlay.
@@ -162,28 +170,33 @@ func (m *Mount) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("mount: Run called twice")
 	}
-	if m.opts.ReadWrite {
+	if m.opts.ReadWrite && m.layers == nil {
 		var err error
 		if m.layers, err = newLayers(m.im, m.opts.Private, m.opts.Upper); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
 		}
+	}
+	if m.layers != nil {
 		defer m.layers.remove()
 	}
 	reads, stop := context.WithCancel(ctx)
 	defer stop()
-	server, err := fuse.NewServer(timed{newFileSystem(reads, m)}, m.at(), m.fuseOptions())
-	if err != nil {
-		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
-		return errors.Join(err, checkMounts(m.at())) // a failure half-way may have left something
-	}
+	fs := timed{newFileSystem(reads, m)}
 	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		server.Serve()
-	}()
-	if err := m.settle(server); err != nil {
-		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
-		return errors.Join(err, m.takeAway(served))
+	serve := func(server *fuse.Server) {
+		go func() {
+			defer close(served)
+			server.Serve()
+		}()
+	}
+	if m.resumed != nil {
+		server, err := m.resumed.serve(fs, m.fuseOptions())
+		if err != nil {
+			return fmt.Errorf("take over mount %s: %w", m.dir, err)
+		}
+		serve(server)
+	} else if err := m.begin(fs, serve, served); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
 	}
 	m.log.Info("mounted", "inodes", m.im.NumInodes())
 	close(m.ready)
@@ -195,6 +208,35 @@ func (m *Mount) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return m.takeAway(served)
 	}
+}
+
+// begin mounts, and returns when the file system answers.
+func (m *Mount) begin(fs fuse.RawFileSystem, serve func(*fuse.Server), served <-chan struct{}) error {
+	o := m.fuseOptions()
+	dev, err := m.connect(o)
+	if err != nil {
+		return err
+	}
+	mine, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		dev.Close()
+		return errors.Join(err, checkMounts(m.at()))
+	}
+	kept := os.NewFile(uintptr(mine), "/dev/fuse")
+	defer kept.Close()
+	server, err := newServer(fs, dev, o)
+	if err != nil {
+		kept.Close()
+		return errors.Join(err, checkMounts(m.at())) // a failure half-way may have left something
+	}
+	serve(server)
+	if err = m.settle(); err == nil {
+		err = m.keep(server, kept)
+	}
+	if err != nil {
+		return errors.Join(err, m.takeAway(served))
+	}
+	return nil
 }
 
 // watch starts what a writable mount needs beside it, and returns what ends it.
@@ -214,10 +256,8 @@ func (m *Mount) watch(ctx context.Context, stop context.CancelFunc) (end func())
 }
 
 func (m *Mount) fuseOptions() *fuse.MountOptions {
-	o := &fuse.MountOptions{
+	return &fuse.MountOptions{
 		FsName: m.opts.FSName, Name: fsType, AllowOther: m.opts.AllowOther,
-		Options:       []string{"ro", "default_permissions"},
-		DirectMount:   true, // as root; fusermount3 is used otherwise
 		MaxWrite:      maxRead,
 		MaxBackground: inFlight,
 		// Nothing changes behind the kernel's back.
@@ -230,20 +270,12 @@ func (m *Mount) fuseOptions() *fuse.MountOptions {
 			m.log.Error("panic while answering the kernel", "panic", v, "stack", string(debug.Stack()))
 			return fuse.EIO
 		},
-		DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY,
 	}
-	if m.opts.SetUID {
-		o.Options = append(o.Options, "suid")
-	}
-	if m.opts.Devices {
-		o.Options = append(o.Options, "dev")
-	}
-	return o
 }
 
 // settle waits for the first answer and does what can be done only then.
-func (m *Mount) settle(server *fuse.Server) error {
-	if err := server.WaitMount(); err != nil {
+func (m *Mount) settle() error {
+	if err := noPoll(m.at()); err != nil {
 		return err
 	}
 	var st unix.Stat_t

@@ -94,6 +94,34 @@ func (l *layers) remove() {
 	}
 }
 
+// CleanPrivate removes what mounts of processes that died have left in the
+// directory Options.Private. Nobody but those of inUse may be using it.
+func CleanPrivate(private string, inUse ...*Mount) error {
+	entries, err := os.ReadDir(private)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("clean up after writable mounts: %w", err)
+	}
+	used := make(map[string]bool)
+	for _, m := range inUse {
+		if m.layers != nil {
+			used[m.layers.private] = true
+		}
+	}
+	for _, e := range entries {
+		dir := filepath.Join(private, e.Name())
+		if !e.IsDir() || used[dir] {
+			continue
+		}
+		l := layers{private: dir, lower: filepath.Join(dir, lowerName)}
+		_ = unmount(l.lower, unix.MNT_DETACH) // most are not mounted
+		l.remove()
+	}
+	return nil
+}
+
 // overlayOptions are those of mount(2). What a mount may do beyond layering is
 // off: it would let the image redirect look-ups.
 func (l *layers) overlayOptions() string {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
@@ -36,7 +37,8 @@ type mounted struct {
 	*mount.Mount
 	req      api.MountRequest
 	root     cid.Cid
-	from     *origins
+	src      source // of its chunks
+	key      string // of its connection with the keeper; "" if it is not kept
 	since    time.Time
 	gone     func()             // called when Run has returned
 	detached atomic.Bool        // no longer in the tree, but still in use
@@ -90,31 +92,39 @@ func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, err
 	if req.Upper != "" && !req.ReadWrite {
 		return nil, fmt.Errorf("%w: an upper directory without a writable mount", api.ErrInvalid)
 	}
-	opts := n.mountOptions(req)
-	if err := mount.Check(req.Dir, opts); err != nil { // before anything is fetched
+	m := n.newMounted(req, nil)
+	if err := mount.Check(req.Dir, n.mountOptions(m)); err != nil { // before anything is fetched
 		return nil, mountError(err)
 	}
 	im, err := n.load(ctx, req.FList)
 	if err != nil {
 		return nil, err
 	}
-	src := n.reading(im.CID())
-	src.w.from = &origins{}
-	fs, err := mount.New(im, src, opts)
-	if err != nil {
+	m = n.newMounted(req, im)
+	if m.Mount, err = mount.New(im, m.src, n.mountOptions(m)); err != nil {
 		return nil, mountError(err)
 	}
-	req.FList = im.CID().String()
-	m := &mounted{Mount: fs, req: req, root: im.CID(), from: src.w.from, since: time.Now(), ended: make(chan struct{})}
-	m.gone = func() { n.mountGone(m) }
 	return m, nil
 }
 
-func (n *Node) mountOptions(req api.MountRequest) mount.Options {
+// newMounted returns what the node knows about a mount of im.
+func (n *Node) newMounted(req api.MountRequest, im *flist.Image) *mounted {
+	m := &mounted{req: req, since: time.Now(), ended: make(chan struct{})}
+	m.gone = func() { n.mountGone(m) }
+	if im != nil {
+		m.root, m.req.FList = im.CID(), im.CID().String()
+		m.src = n.reading(im.CID())
+		m.src.w.from = &origins{}
+	}
+	return m
+}
+
+func (n *Node) mountOptions(m *mounted) mount.Options {
+	req := m.req
 	return mount.Options{
 		Dir: req.Dir, NonEmpty: req.NonEmpty, AllowOther: req.AllowOther, SetUID: req.SetUID, Devices: req.Devices,
 		ReadWrite: req.ReadWrite, Upper: req.Upper, Private: n.mountsDir(),
-		DataDir: n.cfg.Data, Log: n.log,
+		DataDir: n.cfg.Data, Log: n.log, Keep: n.keepConnection(m),
 		// The source gives up before, and says whom it asked.
 		ReadTimeout: n.cfg.ReadTimeout + mountGrace,
 	}
@@ -123,6 +133,7 @@ func (n *Node) mountOptions(req api.MountRequest) mount.Options {
 // mountGone is called when m has ended. One that somebody unmounted is not to
 // come back; one that the node took away because it stops is.
 func (n *Node) mountGone(m *mounted) {
+	n.letGo(m)
 	if m.err != nil || m.detached.Load() || n.mounts.stopping() {
 		return
 	}
@@ -300,7 +311,7 @@ func (m *mounted) info() api.MountInfo {
 	s := m.Stats()
 	info := api.MountInfo{Dir: m.Dir(), FList: m.root.String(), Name: m.req.Name, Since: m.since.UTC().Truncate(time.Second),
 		ReadWrite: m.req.ReadWrite, Upper: m.req.Upper, Detached: m.detached.Load(),
-		BytesRead: s.BytesRead, ReadErrors: s.ReadErrors, Requests: s.Requests, Chunks: m.from.counts()}
+		BytesRead: s.BytesRead, ReadErrors: s.ReadErrors, Requests: s.Requests, Chunks: m.src.w.from.counts()}
 	for _, r := range s.Slowest {
 		info.Slowest = append(info.Slowest, api.SlowRead{Path: r.Path, Offset: r.Offset,
 			Millis: float64(r.Took.Microseconds()) / 1000, At: r.At.UTC(), Failed: r.Failed})

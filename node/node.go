@@ -48,6 +48,7 @@ type Node struct {
 	flights   flights[flightKey, []byte]
 	images    *images
 	mounts    *mounts
+	keeping   keeping
 
 	keepWarned atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
 	running    atomic.Bool
@@ -235,7 +236,7 @@ func (n *Node) Close() error {
 	if n.closed.Swap(true) {
 		return nil
 	}
-	errs := []error{n.mounts.close()}
+	errs := []error{n.mounts.close(), n.closeKeeper()}
 	if n.client != nil {
 		errs = append(errs, n.client.Close())
 	}

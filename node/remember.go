@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/chunkstore"
+	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
 
@@ -77,8 +78,9 @@ func (n *Node) remembered() (map[string]mountRecord, error) {
 }
 
 // restore brings back what is remembered, all at a time, and returns when
-// each is mounted or has failed. What fails stays remembered, is said in the
-// log and is listed with the reason.
+// each is mounted or has failed. A mount whose connection to the kernel has
+// been kept is served on; others are mounted anew. What fails stays
+// remembered, is said in the log and is listed with the reason.
 func (n *Node) restore(ctx context.Context) {
 	defer close(n.mounts.restored)
 	records, err := n.remembered()
@@ -86,31 +88,58 @@ func (n *Node) restore(ctx context.Context) {
 		n.log.Error("mounts are not brought back", "err", err)
 		return
 	}
+	kept := n.takeKept(ctx)
 	var all sync.WaitGroup
-	for dir, rec := range records {
+	for _, k := range kept {
+		rec, known := records[k.dir]
+		if known = known && k.attached; known {
+			delete(records, k.dir)
+		} else {
+			rec = mountRecord{MountRequest: api.MountRequest{FList: k.flist}, Since: time.Now()}
+		}
 		all.Go(func() {
-			if err := n.restoreOne(ctx, dir, rec); err != nil && ctx.Err() == nil {
-				n.log.Error("mount is not brought back", "mount", dir, "flist", rec.FList, "err", err)
-				n.mounts.lose(dir, rec, err)
+			err := n.resume(ctx, k, rec, !known)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			n.log.Warn("mount is replaced: who uses the old one gets errors", "mount", k.dir, "flist", rec.FList, "err", err)
+			if known {
+				n.mountAgain(ctx, k.dir, rec)
 			}
 		})
 	}
+	for dir, rec := range records {
+		all.Go(func() { n.mountAgain(ctx, dir, rec) })
+	}
 	all.Wait()
+	var live []*mount.Mount
+	for _, m := range n.mounts.list() {
+		live = append(live, m.Mount)
+	}
+	if err := mount.CleanPrivate(n.mountsDir(), live...); err != nil {
+		n.log.Warn("parts of old mounts are left", "err", err)
+	}
 }
 
-func (n *Node) restoreOne(ctx context.Context, dir string, rec mountRecord) error {
-	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
-	defer cancel()
-	m, err := n.prepare(ctx, rec.request(dir))
-	if err != nil {
-		return err
+// mountAgain mounts what is remembered anew.
+func (n *Node) mountAgain(ctx context.Context, dir string, rec mountRecord) {
+	err := func() error {
+		ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+		defer cancel()
+		m, err := n.prepare(ctx, rec.request(dir))
+		if err != nil {
+			return err
+		}
+		m.since = rec.Since
+		return n.mounts.start(ctx, m)
+	}()
+	switch {
+	case err == nil:
+		n.log.Info("mount is back", "mount", dir, "flist", rec.FList)
+	case ctx.Err() == nil:
+		n.log.Error("mount is not brought back", "mount", dir, "flist", rec.FList, "err", err)
+		n.mounts.lose(dir, rec, err)
 	}
-	m.since = rec.Since
-	if err := n.mounts.start(ctx, m); err != nil {
-		return err
-	}
-	n.log.Info("mount is back", "mount", dir, "flist", rec.FList)
-	return nil
 }
 
 // restoreTimeout bounds how long one mount is tried for after a start: its
