@@ -82,7 +82,7 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
 	a.settings.register(f)
 
 	addCommands(root, groupImages,
-		newPack(a), newMount(a), newUmount(a), newUnpack(a), newFetch(a),
+		newPack(a), newMount(a), newUmount(a), newServeVirtiofs(a), newUnpack(a), newFetch(a),
 		newLs(a), newTree(a), newStat(a), newCat(a), newDiff(a), newInspect(a), newVerify(a), newFLists(a))
 	addCommands(root, groupNode,
 		newDaemon(a), newStatus(a), newPeers(a), newID(a), newMounts(a), newConfig(a), newTestnet(a), newBench(a))

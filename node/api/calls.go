@@ -1,11 +1,14 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+
+	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // Pack implements Maker.
@@ -67,6 +70,18 @@ func (c *Client) Stat(ctx context.Context, flist, path string) (Entry, error) {
 // Cat implements Reader.
 func (c *Client) Cat(ctx context.Context, flist, path string, w io.Writer) error {
 	return c.content(ctx, "/cat", url.Values{"flist": {flist}, "path": {path}}, w)
+}
+
+// Chunk implements Reader. It checks what came.
+func (c *Client) Chunk(ctx context.Context, flist string, id chunk.ID) ([]byte, error) {
+	var b bytes.Buffer
+	if err := c.content(ctx, "/chunk", url.Values{"flist": {flist}, "id": {id.String()}}, &b); err != nil {
+		return nil, err
+	}
+	if err := chunk.Verify(id, b.Bytes()); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 // Diff implements Checker.

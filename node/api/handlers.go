@@ -2,7 +2,12 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // handler has one method for each question. A method that returns an error
@@ -88,6 +93,24 @@ func (h handler) cat(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	out := &contentWriter{w: w}
 	return out.end(h.s.Cat(r.Context(), q.Get("flist"), q.Get("path"), out))
+}
+
+func (h handler) chunk(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	c, err := cid.Decode(q.Get("id"))
+	if err != nil {
+		return fmt.Errorf("%w: chunk %q: %w", ErrInvalid, q.Get("id"), err)
+	}
+	id, err := chunk.FromCID(c)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	data, err := h.s.Chunk(r.Context(), q.Get("flist"), id)
+	out := &contentWriter{w: w}
+	if err == nil {
+		_, err = out.Write(data)
+	}
+	return out.end(err)
 }
 
 func (h handler) diff(w http.ResponseWriter, r *http.Request) error {

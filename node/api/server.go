@@ -29,6 +29,7 @@ func Handler(s Service) http.Handler {
 		"POST /list":    h.list,
 		"GET /stat":     h.stat,
 		"GET /cat":      h.cat,
+		"GET /chunk":    h.chunk,
 		"POST /diff":    h.diff,
 		"GET /inspect":  h.inspect,
 		"POST /verify":  h.verify,
