@@ -2,12 +2,14 @@ package mount
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -55,6 +57,9 @@ func (m *Mount) connectDirect(o *fuse.MountOptions) (*os.File, error) {
 	return dev, nil
 }
 
+// helperTime bounds the wait for fusermount3.
+const helperTime = 10 * time.Second
+
 // connectByHelper lets fusermount3 mount, which may, and which sends the
 // descriptor over the socket that _FUSE_COMMFD names.
 func (m *Mount) connectByHelper(o *fuse.MountOptions) (*os.File, error) {
@@ -79,7 +84,9 @@ func (m *Mount) connectByHelper(o *fuse.MountOptions) (*os.File, error) {
 		options = append(options, "dev")
 	}
 	var said bytes.Buffer
-	cmd := exec.Command(helper, "-o", strings.Join(options, ","), "--", m.at())
+	ctx, stop := context.WithTimeout(context.Background(), helperTime)
+	defer stop()
+	cmd := exec.CommandContext(ctx, helper, "-o", strings.Join(options, ","), "--", m.at())
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{remote}, &said
 	err = cmd.Run()

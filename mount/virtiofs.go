@@ -22,7 +22,7 @@ import (
 // whoever wants that elsewhere calls slog.SetDefault before.
 func ServeVirtiofs(ctx context.Context, im *flist.Image, src chunk.Source, socket string, opts Options) error {
 	opts = opts.withDefaults(im)
-	if err := freeSocket(socket); err != nil {
+	if err := freeSocket(ctx, socket); err != nil {
 		return fmt.Errorf("serve %s over virtiofs: %w", opts.FSName, err)
 	}
 	reads, stop := context.WithCancel(ctx)
@@ -45,9 +45,9 @@ func ServeVirtiofs(ctx context.Context, im *flist.Image, src chunk.Source, socke
 
 // freeSocket makes sure that go-fuse, which ends the process if it cannot
 // listen, can.
-func freeSocket(path string) error {
-	if conn, err := net.Dial("unix", path); err == nil {
-		conn.Close()
+func freeSocket(ctx context.Context, path string) error {
+	if conn, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
+		_ = conn.Close() // nothing was written
 		return fmt.Errorf("somebody listens on %s already: %w", path, os.ErrExist)
 	}
 	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket == 0 {
@@ -56,7 +56,7 @@ func freeSocket(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		return err
 	}

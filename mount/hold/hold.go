@@ -98,7 +98,7 @@ func start(ctx context.Context, path string, addr *net.UnixAddr, command []strin
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	l.SetUnlinkOnClose(false)
 	f, err := l.File()
 	if err != nil {

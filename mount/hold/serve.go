@@ -45,7 +45,7 @@ func Serve(socket *os.File, patience time.Duration) error {
 	defer conns.Wait()
 	ended := make(chan struct{})
 	conns.Go(func() {
-		defer l.Close()
+		defer func() { _ = l.Close() }() // ends Accept
 		s.watch(patience, ended)
 	})
 	for {
@@ -60,8 +60,8 @@ func Serve(socket *os.File, patience time.Duration) error {
 		s.count(1)
 		conns.Go(func() {
 			defer s.count(-1)
-			defer c.Close()
 			s.serve(c)
+			_ = c.Close() // the caller has gone
 		})
 	}
 }

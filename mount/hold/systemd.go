@@ -2,7 +2,6 @@ package hold
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -62,16 +61,16 @@ func (s *Systemd) Take() (map[string]*os.File, error) {
 func (s *Systemd) Close() error { return nil }
 
 func (s *Systemd) notify(state string, f *os.File) error {
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: s.socket, Net: "unixgram"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("connect to NOTIFY_SOCKET: %w", err)
+		return fmt.Errorf("open socket for NOTIFY_SOCKET: %w", err)
 	}
-	defer conn.Close()
+	defer unix.Close(fd)
 	var oob []byte
 	if f != nil {
 		oob = unix.UnixRights(int(f.Fd()))
 	}
-	if _, _, err := conn.WriteMsgUnix([]byte(state), oob, nil); err != nil {
+	if err := unix.Sendmsg(fd, []byte(state), oob, &unix.SockaddrUnix{Name: s.socket}, 0); err != nil {
 		return fmt.Errorf("write to NOTIFY_SOCKET: %w", err)
 	}
 	return nil
