@@ -44,7 +44,7 @@ fuzz: ## fuzz everything that reads bytes from disk or network, FUZZTIME each
 
 bench: build ## the benchmarks as tables: figure, what it is compared with, ratio (ROOT=... for a root file system)
 	mkdir -p bench/out
-	$(BIN) bench all $(if $(ROOT),--root $(ROOT)) --out bench/out/bench.json
+	$(BIN) bench all $(if $(ROOT),--root $(ROOT)) --out bench/out/bench.json --plots bench/out
 
 man: build ## man pages into bin/man
 	$(BIN) docs man bin/man

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/flistnode/flistnode/testnet"
 )
 
 // Row is one figure and what it is compared with. For all units less is
@@ -26,10 +28,10 @@ import (
 type Row struct {
 	Name    string  `json:"name"`
 	Value   float64 `json:"value"`
-	Unit    string  `json:"unit"` // "s", "ms", "MB"
-	Against string  `json:"against"`
-	Other   float64 `json:"other"` // in the same unit
-	Ratio   float64 `json:"ratio"` // Value / Other
+	Unit    string  `json:"unit"`    // "s", "ms", "MB", "%", "" for copies
+	Against string  `json:"against"` // "" if with nothing
+	Other   float64 `json:"other"`   // in the same unit
+	Ratio   float64 `json:"ratio"`   // Value / Other
 }
 
 // Table is the result of one benchmark.
@@ -57,7 +59,11 @@ func (t *Table) Print(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(tw, "  what\tfigure\tcompared with\tfigure\tratio")
 	for _, r := range t.Rows {
-		fmt.Fprintf(tw, "  %s\t%.4g %s\t%s\t%.4g %s\t%.2f\n", r.Name, r.Value, r.Unit, r.Against, r.Other, r.Unit, r.Ratio)
+		if r.Against == "" {
+			fmt.Fprintf(tw, "  %s\t%.4g %s\t\t\t\n", r.Name, r.Value, r.Unit)
+			continue
+		}
+		fmt.Fprintf(tw, "  %s\t%.4g %s\t%s\t%.4g %s\t%.3g\n", r.Name, r.Value, r.Unit, r.Against, r.Other, r.Unit, r.Ratio)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -77,9 +83,16 @@ func WriteJSON(w io.Writer, tables []Table) error {
 type Options struct {
 	Binary   string // the flistnode executable
 	Root     string // a root file system to pack
+	Work     string // a directory to work in and keep for later runs; a temporary one if ""
 	Runs     int    // counted runs of each side
 	Slow     bool   // also compare with tools that take minutes
 	Progress func(step string)
+
+	Nodes         int          // of a swarm, beside the seed
+	Rate          testnet.Rate // of the links of a swarm
+	SwarmBytes    int64        // of the content a swarm fetches
+	TransferBytes int64        // of the content that goes from one node to another
+	Plots         string       // directory for pictures; "" for none
 }
 
 // run is one finished process.

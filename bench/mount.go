@@ -11,89 +11,172 @@ import (
 	"github.com/flistnode/flistnode/testnet"
 )
 
-// Mount measures an image mounted by CID on a node that has nothing of it,
-// and reading it when it is local, beside the directory it was packed from.
+// Mount measures reading a local image through a mount beside the directory it
+// was packed from and, where they are installed, EROFS and squashfs images of
+// it, with a warm and with a cold page cache. It needs root for the chroots,
+// the images and the cold page cache, and leaves out what it may not do.
 func Mount(ctx context.Context, opts Options) (t Table, err error) {
-	dir, err := os.MkdirTemp("", "flistnode-bench-")
-	if err != nil {
-		return t, fmt.Errorf("bench: %w", err)
-	}
-	network := testnet.New(testnet.Config{Binary: opts.Binary, Dir: dir})
-	defer func() { err = errors.Join(err, network.Stop(context.WithoutCancel(ctx)), os.RemoveAll(dir)) }()
-	opts.Progress("starting three nodes, packing on the first")
-	nodes, err := network.Line(ctx, 3)
+	dir, done, err := workDir(opts)
 	if err != nil {
 		return t, err
 	}
-	if err := nodes[2].WaitPeers(ctx, 2); err != nil {
+	m := &mountBench{opts: opts, dir: dir, network: testnet.New(testnet.Config{Binary: opts.Binary, Dir: dir})}
+	defer func() { err = errors.Join(err, m.end(context.WithoutCancel(ctx)), done()) }()
+	if err := m.begin(ctx); err != nil {
 		return t, err
 	}
-	packed, err := nodes[0].Pack(ctx, api.PackRequest{Dir: opts.Root}, nil)
-	if err != nil {
-		return t, err
-	}
-	m := mountBench{opts: opts, node: nodes[2], cid: packed.CID, target: filepath.Join(dir, "mount")}
-	if err := os.Mkdir(m.target, 0o700); err != nil {
-		return t, fmt.Errorf("bench: %w", err)
-	}
-	t.Title = "mounting " + opts.Root + " by CID"
+	t.Title = "reading " + opts.Root + " through a mount, all of it local"
+	t.Notes = fmt.Sprintf("%d runs of each side in turn, medians; the daemon is started anew before each run with a cold page cache", opts.Runs)
 	return t, m.run(ctx, &t)
 }
 
-type mountBench struct {
-	opts   Options
-	node   *testnet.Node
-	cid    string
-	target string
+// workDir returns the directory a benchmark works in and what ends its use: a
+// temporary one, unless the user named one to keep.
+func workDir(opts Options) (dir string, done func() error, err error) {
+	if opts.Work != "" {
+		if err := os.MkdirAll(opts.Work, 0o700); err != nil {
+			return "", nil, fmt.Errorf("bench: %w", err)
+		}
+		return opts.Work, func() error { return nil }, nil
+	}
+	dir, err = os.MkdirTemp("", "flistnode-bench-")
+	if err != nil {
+		return "", nil, fmt.Errorf("bench: %w", err)
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
 }
 
-func (m *mountBench) run(ctx context.Context, t *Table) (err error) {
-	// Pulling first is what everybody else does: all bytes, then all files.
-	m.opts.Progress("mounting on the last, which has nothing of it")
-	cold, err := m.mountAndList(ctx)
+// mountBench is the state of one Mount benchmark.
+type mountBench struct {
+	opts    Options
+	dir     string
+	network *testnet.Network
+	node    *testnet.Node
+	cid     string
+	target  string // where the flist is mounted
+	sides   []side // ours first
+}
+
+// begin packs, mounts, and makes the other sides.
+func (m *mountBench) begin(ctx context.Context) (err error) {
+	m.opts.Progress("packing " + m.opts.Root)
+	if m.node, err = m.network.Start(ctx, "local"); err != nil {
+		return err
+	}
+	packed, err := m.node.Pack(ctx, api.PackRequest{Dir: m.opts.Root}, nil)
 	if err != nil {
 		return err
 	}
-	m.opts.Progress("reading all of it through the network")
-	readAll, err := command(ctx, "sh", "-c", `tar -C "$0" -cf - . | cat >/dev/null`, m.target)
-	if err != nil {
-		return errors.Join(err, m.node.Unmount(ctx, m.target, true))
+	m.cid, m.target = packed.CID, filepath.Join(m.dir, "mount")
+	if err := os.MkdirAll(m.target, 0o700); err != nil {
+		return fmt.Errorf("bench: %w", err)
 	}
-	t.add("CID to first ls, nothing local", cold, "s", "reading all of it first", readAll.seconds)
-	defer func() { err = errors.Join(err, m.node.Unmount(context.WithoutCancel(ctx), m.target, true)) }()
-	for _, c := range []struct{ name, script string }{
-		{"find -printf %s, warm", `find "$0" -printf %s >/dev/null`},
-		{"tar c, warm", `tar -C "$0" -cf - . | cat >/dev/null`},
-	} {
-		var mount, disk []float64
-		for round := range m.opts.Runs + 1 {
-			m.opts.Progress(fmt.Sprintf("round %d of %d: %s", round, m.opts.Runs, c.name))
-			a, err := command(ctx, "sh", "-c", c.script, m.target)
-			if err != nil {
+	if err := m.mount(ctx); err != nil {
+		return err
+	}
+	m.sides = []side{
+		{name: "flistnode", root: m.target, renew: m.restart},
+		{name: "the source on " + fsName(m.opts.Root), root: m.opts.Root},
+	}
+	images, err := imageSides(ctx, m.opts, m.dir)
+	m.sides = append(m.sides, images...)
+	return err
+}
+
+func (m *mountBench) mount(ctx context.Context) error {
+	_, err := m.node.Mount(ctx, api.MountRequest{FList: m.cid, Dir: m.target, AllowOther: true, Devices: os.Geteuid() == 0})
+	return err
+}
+
+// restart starts the daemon anew, so that nothing of the image is in its
+// memory.
+func (m *mountBench) restart(ctx context.Context) (err error) {
+	if err := m.node.Stop(ctx); err != nil {
+		return err
+	}
+	if m.node, err = m.network.Start(ctx, "local"); err != nil {
+		return err
+	}
+	return m.mount(ctx)
+}
+
+func (m *mountBench) end(ctx context.Context) error {
+	var errs []error
+	for _, s := range m.sides {
+		if s.unmount != nil {
+			errs = append(errs, s.unmount(ctx))
+		}
+	}
+	return errors.Join(append(errs, m.network.Stop(ctx))...)
+}
+
+// run measures all workloads, each on all sides in turn.
+func (m *mountBench) run(ctx context.Context, t *Table) error {
+	works, err := mountWorkloads(m.opts.Root)
+	if err != nil {
+		return err
+	}
+	for _, cold := range []bool{false, true} {
+		if cold && !canDropCaches() {
+			t.Notes += "; no cold runs: only root can drop the page cache"
+			break
+		}
+		for _, w := range works {
+			if err := m.compare(ctx, t, w, cold); err != nil {
 				return err
-			}
-			b, err := command(ctx, "sh", "-c", c.script, m.opts.Root)
-			if err != nil {
-				return err
-			}
-			if round > 0 {
-				mount, disk = append(mount, a.seconds), append(disk, b.seconds)
 			}
 		}
-		t.add(c.name, median(mount), "s", "the source on its own file system", median(disk))
+	}
+	return m.memory(ctx, t)
+}
+
+// compare measures one workload and adds a row for each other side.
+func (m *mountBench) compare(ctx context.Context, t *Table, w workload, cold bool) error {
+	state := "warm"
+	if cold {
+		state = "cold"
+	}
+	seconds := make([][]float64, len(m.sides))
+	for round := range m.opts.Runs + 1 {
+		if cold && round == 0 {
+			continue // there is nothing to warm
+		}
+		m.opts.Progress(fmt.Sprintf("%s, %s: round %d of %d", w.name, state, round, m.opts.Runs))
+		for i, s := range m.sides {
+			if cold {
+				if err := s.cool(ctx); err != nil {
+					return err
+				}
+			}
+			took, err := w.run(ctx, s.root)
+			if err != nil {
+				return fmt.Errorf("%s on %s: %w", w.name, s.name, err)
+			}
+			if round > 0 {
+				seconds[i] = append(seconds[i], took)
+			}
+		}
+	}
+	for i, s := range m.sides[1:] {
+		t.add(w.name+", "+state, median(seconds[0]), "s", s.name, median(seconds[i+1]))
 	}
 	return nil
 }
 
-// mountAndList returns the seconds from the CID to a listed root directory.
-func (m *mountBench) mountAndList(ctx context.Context) (float64, error) {
-	r, err := command(ctx, m.opts.Binary, "--api", m.node.Socket(), "mount", m.cid, m.target)
-	if err != nil {
-		return 0, err
+// readers is how many processes read everything while the daemon's memory is
+// watched.
+const readers = 8
+
+// memoryMB is the bound the project has set itself.
+const memoryMB = 100
+
+func (m *mountBench) memory(ctx context.Context, t *Table) error {
+	m.opts.Progress(fmt.Sprintf("%d readers read everything", readers))
+	if err := m.sides[0].cool(ctx); err != nil {
+		return err
 	}
-	ls, err := command(ctx, "ls", m.target)
-	if err != nil {
-		return 0, errors.Join(err, m.node.Unmount(ctx, m.target, true))
-	}
-	return r.seconds + ls.seconds, nil
+	peak := watchMemory(m.node.PID())
+	err := readAll(ctx, m.target)
+	t.add(fmt.Sprintf("anonymous memory of the daemon, %d readers", readers), peak(), "MB", "the bound", memoryMB)
+	return err
 }

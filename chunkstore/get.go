@@ -59,6 +59,27 @@ func (s *Store) Has(ctx context.Context, id chunk.ID) (bool, error) {
 	return held[0], nil
 }
 
+// PackedSize returns how many encoded bytes the chunk takes, the header apart,
+// and false if it is not held. Like Has it looks at the key only.
+func (s *Store) PackedSize(_ context.Context, id chunk.ID) (size int, held bool, err error) {
+	if err := s.calls.enter(); err != nil {
+		return 0, false, err
+	}
+	defer s.calls.leave()
+	err = s.view(func(txn *badger.Txn) error {
+		item, err := txn.Get(chunkKey(id))
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look up in store %s: %w", s.dir, err)
+		}
+		size, held = valueSize(item)-chunk.HeaderSize, true
+		return nil
+	})
+	return size, held, err
+}
+
 // HasMany is Has for each of ids, in their order.
 func (s *Store) HasMany(ctx context.Context, ids []chunk.ID) ([]bool, error) {
 	if err := s.calls.enter(); err != nil {

@@ -405,3 +405,19 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+func TestPackedSizeIsThatOfTheEncodedBytes(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	for i, n := range []int{0, 1, 500, 1100, 1 << 14, 1<<14 + 300, 100_000, chunk.MaxSize} {
+		p := chunk.Pack(randomBytes(uint64(i), n))
+		if size, held, err := s.PackedSize(t.Context(), p.ID); held || err != nil {
+			t.Errorf("before Put: %d, %v, %v", size, held, err)
+		}
+		if err := s.Put(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		if size, held, err := s.PackedSize(t.Context(), p.ID); !held || err != nil || size != len(p.Bytes) {
+			t.Errorf("PackedSize = %d, %v, %v; want %d", size, held, err, len(p.Bytes))
+		}
+	}
+}

@@ -16,35 +16,6 @@ import (
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
-// Stream is one of the two streams of bytes that the data of an image is made
-// of, each divided into chunks.
-type Stream uint8
-
-// Packed holds small files back to back, Cut the pieces of large ones.
-const (
-	Packed Stream = 0
-	Cut    Stream = 1
-)
-
-// ExtentKind says where the bytes of an Extent come from.
-type ExtentKind uint8
-
-// Fresh: the next bytes of the stream. Again: bytes that earlier extents have
-// laid down. Hole: zeros that are nowhere.
-const (
-	Fresh ExtentKind = iota
-	Again
-	Hole
-)
-
-// Extent is a run of a file's bytes, as the Builder takes it.
-type Extent struct {
-	Kind   ExtentKind
-	Stream Stream // not for Hole
-	Start  uint64 // position in the stream, for Again only
-	Length uint64 // bytes, not 0
-}
-
 // Node is an inode to be added. Attr.Size of files is derived from Extents,
 // of symlinks from Target; Attr.Nlink is ignored.
 type Node struct {
@@ -99,14 +70,6 @@ type attrKey struct{ mode, uid, gid, major, minor, xattrs uint32 }
 
 // noBtime in the nanoseconds of a birth time says that there is none.
 const noBtime = math.MaxUint32
-
-// Codes of the start column: fresh bytes of the one or the other stream, a
-// hole, or (from againBase on) position<<1|stream of bytes laid down before.
-const (
-	codeFresh = 0 // + stream
-	againBase = 2
-	codeHole  = math.MaxUint64
-)
 
 // NewBuilder returns a Builder that puts metadata chunks into sink.
 func NewBuilder(sink chunk.Sink, opts BuilderOptions) (*Builder, error) {
@@ -382,79 +345,6 @@ func (b *Builder) xattrSet(xattrs []Xattr) (uint32, error) {
 		err = errors.Join(err, b.xattrLength.u32(uint32(len(x.Value))), b.xattrName.text(x.Name), b.xattrValue.bytes(x.Value))
 	}
 	return i, err
-}
-
-// addFile appends the content and digest of a regular file.
-func (b *Builder) addFile(n Node) error {
-	b.root.Counts.Files++
-	size, count := uint64(0), uint32(0)
-	var last Extent
-	flush := func() error {
-		if last.Length == 0 {
-			return nil
-		}
-		count++
-		b.root.Counts.Extents++
-		code := uint64(codeHole)
-		switch last.Kind {
-		case Fresh:
-			code = codeFresh + uint64(last.Stream)
-		case Again:
-			code = againBase + (last.Start<<1 | uint64(last.Stream))
-		}
-		return errors.Join(b.extentStart.u64(code), b.extentLength.u64(last.Length))
-	}
-	for _, e := range n.Extents {
-		if err := b.layDown(&e); err != nil {
-			return err
-		}
-		if size += e.Length; size > math.MaxInt64 {
-			return errors.New("flist: file larger than 2^63-1 bytes")
-		}
-		if last.Length > 0 && continues(last, e) {
-			last.Length += e.Length
-			continue
-		}
-		if err := flush(); err != nil {
-			return err
-		}
-		last = e
-	}
-	if err := flush(); err != nil {
-		return err
-	}
-	if b.root.Bytes += size; b.root.Bytes > math.MaxInt64 {
-		return errors.New("flist: files of more than 2^63-1 bytes")
-	}
-	if !n.HasDigest {
-		n.Digest = [32]byte{}
-	}
-	return errors.Join(b.fileExtents.u32(count), b.digests.bytes(n.Digest[:]))
-}
-
-// layDown checks e against the streams and moves their ends.
-func (b *Builder) layDown(e *Extent) error {
-	if e.Length == 0 || e.Length > math.MaxInt64 || e.Stream > Cut || e.Kind > Hole {
-		return fmt.Errorf("flist: extent %+v", *e)
-	}
-	switch e.Kind {
-	case Fresh:
-		e.Start = b.laid[e.Stream]
-		b.laid[e.Stream] += e.Length
-	case Again:
-		if end := e.Start + e.Length; end < e.Start || end > b.laid[e.Stream] {
-			return fmt.Errorf("flist: extent %+v beyond the %d bytes laid down", *e, b.laid[e.Stream])
-		}
-	}
-	return nil
-}
-
-// continues reports whether e goes on where last ends, so that both are one.
-func continues(last, e Extent) bool {
-	if last.Kind != e.Kind {
-		return false
-	}
-	return e.Kind == Hole || e.Stream == last.Stream && e.Start == last.Start+last.Length
 }
 
 // badName says why name cannot be a directory entry; "" if it can.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 
 	"github.com/ipfs/go-cid"
@@ -319,76 +318,3 @@ func badEntryName(name []byte) string {
 	return ""
 }
 
-// checkExtents turns start codes into positions in the data and lengths into
-// ends in the file.
-func (im *Image) checkExtents() error {
-	c := &im.root.Counts
-	size := [2]uint64{}
-	if c.Packs > 0 {
-		size[Packed] = im.chunkEnd[c.Packs-1]
-	}
-	size[Cut] = im.root.Stored - size[Packed]
-	base := [2]uint64{0, size[Packed]}
-	laid := [2]uint64{}
-	total := uint64(0)
-	for i, s := range im.span {
-		if im.Mode(Inode(i))&ModeType != ModeRegular {
-			continue
-		}
-		end := uint64(0)
-		var last Extent
-		for x := int(s.first); x < int(s.first+s.n); x++ {
-			e, err := decodeExtent(im.extentStart.at(x), im.extentEnd.at(x), size, &laid)
-			if err != nil {
-				return fmt.Errorf("inode %d: %w", i, err)
-			}
-			if x > int(s.first) && continues(last, e) {
-				return malformed(SectionExtents, "inode %d has two extents that are one", i)
-			}
-			last = e
-			if end += e.Length; end > math.MaxInt64 {
-				return malformed(SectionExtents, "inode %d is larger than 2^63-1 bytes", i)
-			}
-			start := uint64(holeStart)
-			if e.Kind != Hole {
-				start = base[e.Stream] + e.Start
-			}
-			im.extentStart.set(x, start)
-			im.extentEnd.set(x, end)
-		}
-		if total += end; total > math.MaxInt64 {
-			return malformed(SectionExtents, "files of more than 2^63-1 bytes")
-		}
-	}
-	if laid != size {
-		return malformed(SectionExtents, "files use %d bytes of the streams' %d", laid, size)
-	}
-	if total != im.root.Bytes {
-		return malformed(SectionExtents, "files have %d bytes, root block says %d", total, im.root.Bytes)
-	}
-	return nil
-}
-
-// decodeExtent reads one extent; laid is the bytes of each stream laid down
-// so far, of size in all.
-func decodeExtent(code, length uint64, size [2]uint64, laid *[2]uint64) (Extent, error) {
-	if length == 0 || length > math.MaxInt64 {
-		return Extent{}, malformed(SectionExtents, "extent of %d bytes", length)
-	}
-	switch {
-	case code == codeHole:
-		return Extent{Kind: Hole, Length: length}, nil
-	case code < againBase:
-		e := Extent{Kind: Fresh, Stream: Stream(code), Start: laid[code], Length: length}
-		if length > size[e.Stream]-laid[e.Stream] {
-			return e, malformed(SectionExtents, "extent of %d bytes beyond its stream", length)
-		}
-		laid[e.Stream] += length
-		return e, nil
-	}
-	e := Extent{Kind: Again, Stream: Stream((code - againBase) & 1), Start: (code - againBase) >> 1, Length: length}
-	if e.Start > laid[e.Stream] || length > laid[e.Stream]-e.Start {
-		return e, malformed(SectionExtents, "extent repeats bytes that no earlier extent has")
-	}
-	return e, nil
-}

@@ -12,5 +12,8 @@ import (
 // NewFileSystem returns what answers the kernel, without a kernel.
 func NewFileSystem(im *flist.Image, src chunk.Source) fuse.RawFileSystem {
 	opts := Options{}.withDefaults(im)
-	return newFileSystem(context.Background(), &Mount{im: im, src: src, opts: opts, log: opts.Log})
+	return newFileSystem(context.Background(), &Mount{
+		im: im, src: src, opts: opts, log: opts.Log,
+		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead),
+	})
 }

@@ -48,9 +48,15 @@ type Options struct {
 	// default. After it the read fails with EIO.
 	ReadTimeout time.Duration
 
-	// ReadAhead is how far the kernel reads ahead of a sequential reader, in
-	// bytes; 1 MiB by default. Only root can set it.
+	// ReadAhead is how far the kernel reads ahead of a sequential reader, and
+	// how much it reads around a page of a mapped file, in bytes; 128 KiB by
+	// default. Only root can set it. SetReadAhead changes it.
 	ReadAhead int
+
+	// Ahead gets chunks ahead of sequential readers; its content is not
+	// used, so it should be kept where the Source of the mount finds it. Nil:
+	// the kernel alone reads ahead.
+	Ahead chunk.Source
 
 	// DataDir is the node's data directory, in which nothing may be mounted;
 	// empty if there is none.
@@ -78,7 +84,7 @@ type Options struct {
 // Defaults of Options.
 const (
 	DefaultReadTimeout = 30 * time.Second
-	DefaultReadAhead   = 1 << 20
+	DefaultReadAhead   = 128 << 10
 )
 
 const (
@@ -115,6 +121,9 @@ type Mount struct {
 	stats counters
 	slow  slowReads
 
+	touched *touches
+	ahead   *ahead
+
 	started atomic.Bool
 	ready   chan struct{}
 	dev     uint64 // device number of the mount; set before ready is closed
@@ -147,10 +156,15 @@ func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newMount(im, src, opts, dir), nil
+}
+
+func newMount(im *flist.Image, src chunk.Source, opts Options, dir string) *Mount {
 	return &Mount{
 		im: im, src: src, opts: opts, dir: dir, ready: make(chan struct{}),
+		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead),
 		log: opts.Log.With("mount", dir, "flist", im.CID().String()),
-	}, nil
+	}
 }
 
 // Dir returns the mount point, absolute and without symlinks.
@@ -180,6 +194,7 @@ func (m *Mount) Run(ctx context.Context) error {
 		defer m.layers.remove()
 	}
 	reads, stop := context.WithCancel(ctx)
+	defer m.ahead.end()
 	defer stop()
 	fs := timed{newFileSystem(reads, m)}
 	served := make(chan struct{})
@@ -283,14 +298,29 @@ func (m *Mount) settle() error {
 		return err
 	}
 	m.dev = st.Dev
-	bdi := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
-	if err := os.WriteFile(bdi, strconv.AppendInt(nil, int64(m.opts.ReadAhead>>10), 10), 0); err != nil {
+	if err := m.setReadAhead(m.opts.ReadAhead); err != nil {
 		m.log.Debug("readahead stays at the kernel's default", "err", err)
 	}
 	if m.layers != nil {
 		return m.mountOverlay()
 	}
 	return nil
+}
+
+// SetReadAhead changes Options.ReadAhead while the file system is mounted. It
+// does nothing before Ready.
+func (m *Mount) SetReadAhead(bytes int) error {
+	select {
+	case <-m.ready:
+		return m.setReadAhead(bytes)
+	default:
+		return nil
+	}
+}
+
+func (m *Mount) setReadAhead(bytes int) error {
+	bdi := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(m.dev), unix.Minor(m.dev))
+	return os.WriteFile(bdi, strconv.AppendInt(nil, int64(bytes>>10), 10), 0)
 }
 
 // takeAway ends the mount now, used or not.

@@ -37,6 +37,7 @@ func (f *fileSystem) Read(gone <-chan struct{}, in *fuse.ReadIn, buf []byte) (fu
 	}
 	var few [12]flist.Piece // a READ of 1 MiB meets about nine chunks
 	pieces, size := f.pieces(few[:0], ino, in.Offset, min(in.Size, maxRead))
+	f.ahead.read(f.reads, ino, in.Offset, size)
 	patience := f.opts.ReadTimeout
 	for _, p := range pieces {
 		if !p.Hole && f.stalls.recent(p.Chunk) {
@@ -109,6 +110,7 @@ func (f *fileSystem) piece(ctx context.Context, p flist.Piece) ([]byte, error) {
 	}
 	id, size := f.im.Chunk(p.Chunk)
 	f.stats.gets.Add(1)
+	f.touched.add(p.Chunk)
 	data, err := f.src.Get(ctx, id)
 	if err == nil && len(data) != size {
 		err = &chunk.CorruptError{ID: id, Reason: fmt.Sprintf("content is %d bytes, the flist says %d", len(data), size)}

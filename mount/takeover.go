@@ -101,10 +101,8 @@ func resume(im *flist.Image, src chunk.Source, opts Options, c Connection) (*Mou
 	case !Alive(c.Device):
 		return nil, fmt.Errorf("it has ended: %w", unix.ENOTCONN)
 	}
-	m := &Mount{
-		im: im, src: src, opts: opts, dir: string(s.Dir), ready: make(chan struct{}), dev: s.Dev, overlayDev: s.OverlayDev,
-		log: opts.Log.With("mount", string(s.Dir), "flist", s.FList), resumed: &resumed{dev: c.Device, state: s},
-	}
+	m := newMount(im, src, opts, string(s.Dir))
+	m.dev, m.overlayDev, m.resumed = s.Dev, s.OverlayDev, &resumed{dev: c.Device, state: s}
 	if l := s.Layers; l != nil {
 		m.layers = &layers{private: string(l.Private), lower: string(l.Lower), upper: string(l.Upper), work: string(l.Work), userXattr: l.UserXattr}
 	}

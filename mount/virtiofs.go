@@ -27,7 +27,8 @@ func ServeVirtiofs(ctx context.Context, im *flist.Image, src chunk.Source, socke
 	}
 	reads, stop := context.WithCancel(ctx)
 	defer stop()
-	m := &Mount{im: im, src: src, opts: opts, dir: socket, log: opts.Log.With("socket", socket, "flist", im.CID().String())}
+	m := newMount(im, src, opts, socket)
+	defer m.ahead.end()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

@@ -21,9 +21,11 @@ type want struct {
 }
 
 // flightKey tells requests apart that must not wait for one another: a read
-// somebody waits for does not join a prefetch.
+// somebody waits for does not join a prefetch from the network. The swarm
+// sees to it that a chunk is fetched once all the same.
 type flightKey struct {
 	id    chunk.ID
+	here  bool // from the store; then class is 0
 	class swarm.Class
 }
 
@@ -34,20 +36,26 @@ func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 		w.from.cached()
 		return data, nil
 	}
-	return n.flights.do(ctx, flightKey{id, w.class}, func(ctx context.Context) ([]byte, error) {
+	data, err := n.flights.do(ctx, flightKey{id: id, here: true}, func(ctx context.Context) ([]byte, error) {
 		data, err := n.fromStore(ctx, id)
 		if err == nil {
 			w.from.stored()
-		}
-		if errors.Is(err, chunk.ErrNotFound) {
-			var p chunk.Packed
-			if p, data, err = n.fromSwarm(ctx, id, w); err == nil {
-				w.from.fetched(len(data))
-				n.keep(ctx, p)
-			}
-		}
-		if err == nil {
 			n.cache.add(id, data)
+		}
+		return data, err
+	})
+	if !errors.Is(err, chunk.ErrNotFound) {
+		return data, err
+	}
+	return n.flights.do(ctx, flightKey{id: id, class: w.class}, func(ctx context.Context) ([]byte, error) {
+		if data, ok := n.cache.peek(id); ok {
+			return data, nil // it came since the store was asked
+		}
+		p, data, err := n.fromSwarm(ctx, id, w)
+		if err == nil {
+			w.from.fetched(len(data))
+			n.cache.add(id, data)
+			n.keep(ctx, p)
 		}
 		return data, err
 	})

@@ -40,10 +40,11 @@ type mounted struct {
 	src      source // of its chunks
 	key      string // of its connection with the keeper; "" if it is not kept
 	since    time.Time
-	gone     func()             // called when Run has returned
-	detached atomic.Bool        // no longer in the tree, but still in use
-	stop     context.CancelFunc // takes it away
-	ended    chan struct{}      // closed when Run has returned, err is set and the record is gone
+	follow   func(ctx context.Context) // what goes on beside it; it ends with ctx
+	gone     func()                    // called when Run has returned
+	detached atomic.Bool               // no longer in the tree, but still in use
+	stop     context.CancelFunc        // takes it away
+	ended    chan struct{}             // closed when Run has returned, err is set and the record is gone
 	err      error
 }
 
@@ -92,6 +93,9 @@ func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, err
 	if req.Upper != "" && !req.ReadWrite {
 		return nil, fmt.Errorf("%w: an upper directory without a writable mount", api.ErrInvalid)
 	}
+	if _, err := checkPrefetch(req.Prefetch); err != nil {
+		return nil, err
+	}
 	m := n.newMounted(req, nil)
 	if err := mount.Check(req.Dir, n.mountOptions(m)); err != nil { // before anything is fetched
 		return nil, mountError(err)
@@ -115,19 +119,28 @@ func (n *Node) newMounted(req api.MountRequest, im *flist.Image) *mounted {
 		m.root, m.req.FList = im.CID(), im.CID().String()
 		m.src = n.reading(im.CID())
 		m.src.w.from = &origins{}
+		m.follow = func(ctx context.Context) {
+			if prefetch, err := checkPrefetch(req.Prefetch); err == nil { // else prepare has refused it
+				n.follow(ctx, m, im, prefetch)
+			}
+		}
 	}
 	return m
 }
 
 func (n *Node) mountOptions(m *mounted) mount.Options {
 	req := m.req
-	return mount.Options{
+	opts := mount.Options{
 		Dir: req.Dir, NonEmpty: req.NonEmpty, AllowOther: req.AllowOther, SetUID: req.SetUID, Devices: req.Devices,
 		ReadWrite: req.ReadWrite, Upper: req.Upper, Private: n.mountsDir(),
 		DataDir: n.cfg.Data, Log: n.log, Keep: n.keepConnection(m),
 		// The source gives up before, and says whom it asked.
 		ReadTimeout: n.cfg.ReadTimeout + mountGrace,
 	}
+	if m.root.Defined() {
+		opts.Ahead = n.aheadOf(m.root)
+	}
+	return opts
 }
 
 // mountGone is called when m has ended. One that somebody unmounted is not to
@@ -168,7 +181,15 @@ func (ms *mounts) start(ctx context.Context, m *mounted) error {
 	go func() { // counted in ms.run by add
 		defer ms.run.Done()
 		defer stop()
+		beside, stopBeside := context.WithCancel(runCtx)
+		followed := make(chan struct{})
+		go func() {
+			defer close(followed)
+			m.follow(beside)
+		}()
 		m.err = m.Run(runCtx)
+		stopBeside()
+		<-followed
 		m.gone()
 		ms.remove(m)
 		close(m.ended)

@@ -27,6 +27,7 @@ import (
 	"github.com/flistnode/flistnode/node/api"
 	"github.com/flistnode/flistnode/p2p"
 	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/flistnode/flistnode/p2p/hint"
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
@@ -42,6 +43,7 @@ type Node struct {
 	host      *p2p.Host
 	server    *exchange.Server
 	client    *exchange.Client
+	hints     *hint.Server
 	swarm     *swarm.Swarm
 	announcer *announcer
 	cache     *cache
@@ -185,6 +187,7 @@ func peerInfos(addrs []string) ([]peer.AddrInfo, error) {
 func (n *Node) openSwarm() error {
 	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log})
 	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log})
+	n.hints = hint.NewServer(n.host.Libp2p(), n.tellProfile, n.log)
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
@@ -242,6 +245,9 @@ func (n *Node) Close() error {
 	}
 	if n.server != nil {
 		errs = append(errs, n.server.Close())
+	}
+	if n.hints != nil {
+		errs = append(errs, n.hints.Close())
 	}
 	if n.swarm != nil {
 		ended, cancel := context.WithCancel(context.Background())

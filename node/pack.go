@@ -85,7 +85,19 @@ type countingSink struct {
 	bytes, newBytes, newChunks atomic.Uint64 // bytes as stored
 }
 
-var _ chunk.Sink = (*countingSink)(nil)
+var (
+	_ chunk.Sink  = (*countingSink)(nil)
+	_ pack.Holder = (*countingSink)(nil)
+)
+
+// PackedSize implements pack.Holder.
+func (s *countingSink) PackedSize(ctx context.Context, id chunk.ID) (size int, held bool, err error) {
+	size, held, err = s.store.PackedSize(ctx, id)
+	if held {
+		s.bytes.Add(uint64(size))
+	}
+	return size, held, err
+}
 
 // Put implements chunk.Sink for chunks whose ID was computed in this process.
 func (s *countingSink) Put(ctx context.Context, p chunk.Packed) error {

@@ -1,6 +1,7 @@
 // Package testnet runs local networks of real nodes: one process a node, each
-// with a data directory, a control socket and a free port on loopback. The
-// demo, `flistnode testnet up` and the end-to-end tests stand on it; it also
+// with a data directory and a control socket, on loopback or in a network of
+// namespaces (package fabric). The demo, `flistnode testnet up`, the scenarios
+// of `flistnode testnet run` and the end-to-end tests stand on it; it also
 // compares directories (CompareTrees).
 //
 // It knows nodes only as a user does: by their command line and control API.
@@ -15,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/flistnode/flistnode/testnet/fabric"
 )
 
 // Config says what a Network is made of.
@@ -23,6 +26,11 @@ type Config struct {
 	Dir    string   // where the nodes keep everything; Stop leaves it there
 	Args   []string // further arguments of every daemon
 	Log    *slog.Logger
+
+	// Fabric, if not nil, is where the nodes live: a node runs in the host of
+	// its name, at the host's address and site, and finds others on its LAN.
+	// Without one all nodes share loopback.
+	Fabric *fabric.Fabric
 }
 
 // Network is a set of running nodes.
@@ -31,6 +39,7 @@ type Network struct {
 
 	mu    sync.Mutex
 	nodes []*Node
+	liars []*Liar
 }
 
 // New returns a Network without nodes.
@@ -49,12 +58,16 @@ func (n *Network) Start(ctx context.Context, name string, peers ...*Node) (*Node
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("testnet: directory of node %s: %w", name, err)
 	}
-	args := []string{"daemon", "--data", filepath.Join(dir, "data"), "--api", filepath.Join(dir, "sock"),
-		"--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--log-format", "json"}
+	in, listen, err := n.place(name)
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"daemon", "--data", filepath.Join(dir, "data"), "--api", filepath.Join(dir, "sock"),
+		"--log-format", "json"}, listen...)
 	for _, p := range peers {
 		args = append(args, "--peer", p.addr)
 	}
-	node, err := startNode(ctx, n.cfg.Binary, append(args, n.cfg.Args...), name, dir)
+	node, err := startNode(ctx, in, n.cfg.Binary, append(args, n.cfg.Args...), name, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +78,21 @@ func (n *Network) Start(ctx context.Context, name string, peers ...*Node) (*Node
 	return node, nil
 }
 
+// nodePort is where nodes with an address of their own listen.
+const nodePort = 4010
+
+// place returns where a node runs, and the arguments that make it listen there.
+func (n *Network) place(name string) (placer, []string, error) {
+	if n.cfg.Fabric == nil {
+		return anywhere, []string{"--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"}, nil
+	}
+	h, err := n.cfg.Fabric.Host(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return h.Do, []string{"--listen", fmt.Sprintf("/ip4/%s/tcp/%d", h.Addr(), nodePort), "--site", h.Site()}, nil
+}
+
 // Nodes returns the nodes in the order in which they were started.
 func (n *Network) Nodes() []*Node {
 	n.mu.Lock()
@@ -72,9 +100,15 @@ func (n *Network) Nodes() []*Node {
 	return append([]*Node(nil), n.nodes...)
 }
 
-// Stop stops all nodes, the last started first, and returns when their
+// Stop stops all nodes and liars, the last started first, and returns when their
 // processes have ended.
 func (n *Network) Stop(ctx context.Context) error {
+	n.mu.Lock()
+	liars := n.liars
+	n.mu.Unlock()
+	for _, l := range liars {
+		l.Stop()
+	}
 	nodes := n.Nodes()
 	errs := make([]error, 0, len(nodes))
 	for i := len(nodes) - 1; i >= 0; i-- {

@@ -1,17 +1,11 @@
 package testnet
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/flistnode/flistnode/node/api"
@@ -24,11 +18,9 @@ type Node struct {
 	Name string
 	Dir  string // log, socket, and data/
 
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when the process has ended; then err is set
-	err   error
-	id    api.Identity
-	addr  string // what --peer of another node takes
+	*process
+	id   api.Identity
+	addr string // what --peer of another node takes
 
 	closeOnce sync.Once
 }
@@ -39,26 +31,12 @@ const (
 	stopTimeout  = 30 * time.Second
 )
 
-func startNode(ctx context.Context, binary string, args []string, name, dir string) (*Node, error) {
-	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func startNode(ctx context.Context, in placer, binary string, args []string, name, dir string) (*Node, error) {
+	p, err := startProcess(ctx, in, binary, args, filepath.Join(dir, "log"), nil)
 	if err != nil {
-		return nil, fmt.Errorf("testnet: log of node %s: %w", name, err)
-	}
-	defer log.Close() // the process has its own descriptor
-	n := &Node{Name: name, Dir: dir, ended: make(chan struct{})}
-	// The process is not bound to ctx: Stop lets it unmount and end in order.
-	n.cmd = exec.CommandContext(context.WithoutCancel(ctx), binary, args...)
-	n.cmd.Stderr = log
-	// A process group of its own: ctrl-C in a terminal goes to us alone. And
-	// no node outlives a testnet that was killed.
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := n.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("testnet: start node %s: %w", name, err)
 	}
-	go func() {
-		n.err = n.cmd.Wait()
-		close(n.ended)
-	}()
+	n := &Node{Name: name, Dir: dir, process: p}
 	if err := n.waitReady(ctx); err != nil {
 		n.Kill()
 		return nil, err
@@ -102,9 +80,6 @@ func (n *Node) Addr() string { return n.addr }
 // PeerID returns who the node is in the network.
 func (n *Node) PeerID() string { return n.id.PeerID }
 
-// PID returns the process ID of the daemon.
-func (n *Node) PID() int { return n.cmd.Process.Pid }
-
 // WaitPeers waits until the node is connected to at least count peers.
 func (n *Node) WaitPeers(ctx context.Context, count int) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -125,13 +100,11 @@ func (n *Node) WaitPeers(ctx context.Context, count int) error {
 // Stop asks the daemon to end, as ctrl-C does, and waits for it; one that
 // hangs is killed, which is an error. Stopping twice is none.
 func (n *Node) Stop(ctx context.Context) error {
-	select {
-	case <-n.ended:
+	if n.Ended() {
 		n.closeClient()
 		return nil
-	default:
 	}
-	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := n.terminate(); err != nil {
 		return fmt.Errorf("testnet: stop node %s: %w", n.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
@@ -151,8 +124,7 @@ func (n *Node) Stop(ctx context.Context) error {
 
 // Kill ends the daemon with SIGKILL and waits until it is gone.
 func (n *Node) Kill() {
-	_ = n.cmd.Process.Kill() // an error means that it has ended
-	<-n.ended
+	n.kill()
 	n.closeClient()
 }
 
@@ -165,17 +137,4 @@ func (n *Node) closeClient() {
 }
 
 // LogTail returns the last lines of the daemon's log.
-func (n *Node) LogTail() string {
-	f, err := os.Open(filepath.Join(n.Dir, "log"))
-	if err != nil {
-		return err.Error()
-	}
-	defer f.Close()
-	const most = 4 << 10
-	if info, err := f.Stat(); err == nil && info.Size() > most {
-		_, _ = f.Seek(-most, io.SeekEnd) // else the whole log is shown
-	}
-	var buf bytes.Buffer
-	_, _ = io.Copy(&buf, f)
-	return strings.TrimSpace(buf.String())
-}
+func (n *Node) LogTail() string { return tail(filepath.Join(n.Dir, "log")) }

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flistnode/flistnode/bench"
 	"github.com/flistnode/flistnode/testnet"
+	"github.com/flistnode/flistnode/testnet/fabric"
 )
 
 // benchmarks are the tables that can be made, in the order in which "all"
@@ -20,32 +22,57 @@ var benchmarks = []struct {
 }{
 	{"load", "load an flist of a million entries from the store", bench.Load},
 	{"image", "pack and unpack a root file system, weigh its flist", bench.Image},
-	{"mount", "mount a root file system by CID and read it", bench.Mount},
+	{"mount", "read a local image through a mount, warm and cold", bench.Mount},
+	{"coldstart", "start programs from an image that is elsewhere, over slow links", bench.ColdStart},
+	{"transfer", "fetch from one node over loopback, beside HTTP", bench.Transfer},
+	{"swarm", "many nodes fetch at once over slow links, beside HTTP and BitTorrent", bench.Swarm},
 }
 
 func newBench(a *app) *cobra.Command {
 	opts := bench.Options{Progress: func(step string) { fmt.Fprintln(a.stderr, step+" ...") }}
-	var out string
+	var out, rate string
+	var bytes bytesValue
 	cmd := &cobra.Command{
-		Use:   "bench load|image|mount|all",
+		Use:   "bench load|image|mount|coldstart|transfer|swarm|all",
 		Short: "Measure, beside other tools in the same run",
 		Long: `Measure this program beside other tools and bounds, in the same run and in turn,
 and print tables: the figure, what it is compared with, the ratio. Everything is
 made in a temporary directory and removed at the end.
 
+"coldstart" and "swarm" make their networks of namespaces and take root; "all"
+leaves them out where that cannot be had.
+
 With --json: one document with all tables.`,
 		Example: `  flistnode bench load
-  flistnode bench image --root ./rootfs --slow`,
+  flistnode bench image --root ./rootfs --slow
+  flistnode bench transfer --size 1GiB
+  flistnode bench swarm --nodes 8 --rate 100mbit --size 128MiB --plots .`,
 		Args:      wantArgs(1, 1),
-		ValidArgs: []string{"load", "image", "mount", "all"},
+		ValidArgs: []string{"load", "image", "mount", "coldstart", "transfer", "swarm", "all"},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if opts.Rate, err = testnet.ParseRate(rate); err != nil || opts.Rate == 0 {
+				return usagef("--rate %s: want a rate as in 100mbit", quote(rate))
+			}
+			if opts.Nodes < 1 || opts.Nodes > 60 {
+				return usagef("--nodes %d: want 1 to 60", opts.Nodes)
+			}
+			opts.SwarmBytes, opts.TransferBytes = 128<<20, 1<<30
+			if bytes > 0 {
+				opts.SwarmBytes, opts.TransferBytes = int64(bytes), int64(bytes)
+			}
 			return a.bench(cmd.Context(), args[0], opts, out)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; a usual directory if not given")
+	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; image and mount take a usual directory if not given")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
+	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount and coldstart")
+	f.IntVar(&opts.Nodes, "nodes", 8, "swarm: `N` nodes that fetch, beside the seed")
+	f.StringVar(&rate, "rate", "100mbit", "swarm: the `RATE` of every link, both ways")
+	f.Var(&bytes, "size", "transfer, swarm: `SIZE` of the content; 1GiB and 128MiB if not given")
+	f.StringVar(&opts.Plots, "plots", "", "also draw what can be drawn, as SVG into `DIR`")
 	f.StringVar(&out, "out", "", "also write the tables as JSON to `FILE`")
 	return cmd
 }
@@ -58,17 +85,28 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 	if opts.Runs < 1 {
 		return usagef("--runs %d: want at least 1", opts.Runs)
 	}
-	if opts.Root == "" && which != "load" {
+	if opts.Root == "" && slices.Contains([]string{"image", "mount", "coldstart", "all"}, which) {
 		if opts.Root, err = testnet.UsualDir(ctx); err != nil {
 			return err
 		}
 	}
-	if opts.Root, err = filepath.Abs(opts.Root); err != nil {
-		return fmt.Errorf("make path absolute: %w", err)
+	if opts.Root != "" {
+		if opts.Root, err = filepath.Abs(opts.Root); err != nil {
+			return fmt.Errorf("make path absolute: %w", err)
+		}
+	}
+	if opts.Work != "" {
+		if opts.Work, err = filepath.Abs(opts.Work); err != nil {
+			return fmt.Errorf("make path absolute: %w", err)
+		}
 	}
 	var tables []bench.Table
 	for _, b := range benchmarks {
 		if which != "all" && which != b.name {
+			continue
+		}
+		if which == "all" && (b.name == "swarm" || b.name == "coldstart") && fabric.Available() != nil {
+			opts.Progress(fmt.Sprintf("no %s: %v", b.name, fabric.Available()))
 			continue
 		}
 		t, err := b.run(ctx, opts)
@@ -84,7 +122,7 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 		}
 	}
 	if len(tables) == 0 {
-		return usagef("no benchmark %s: want load, image, mount or all", quote(which))
+		return usagef("no benchmark %s: want load, image, mount, coldstart, transfer, swarm or all", quote(which))
 	}
 	if out != "" {
 		if err := writeTables(out, tables); err != nil {

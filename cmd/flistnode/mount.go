@@ -38,6 +38,10 @@ takes overlayfs, and root or a user namespace in which the node has been started
 Setuid bits, file capabilities and device nodes are shown, but have no effect
 unless --suid and --dev are given.
 
+What a workload touched at its start when FLIST was mounted before, here or by a
+peer, is fetched ahead of its reads (--prefetch profile); "none" fetches only
+what is read, "all" goes on with everything else. Reads come first.
+
 With --json: one document with "dir", "flist", "since" and what else "flistnode
 mounts" lists.`,
 		Example: `  flistnode mount CID /mnt/image
@@ -67,6 +71,9 @@ mounts" lists.`,
 	f.BoolVar(&req.SetUID, "suid", false, "let setuid bits and file capabilities have effect; only root may")
 	f.BoolVar(&req.Devices, "dev", false, "let device nodes be opened; only root may")
 	f.StringVar(&req.Name, "name", "", "`NAME` to list the flist by")
+	req.Prefetch = api.PrefetchProfile
+	f.Var(&choice{&req.Prefetch, []string{api.PrefetchNone, api.PrefetchProfile, api.PrefetchAll}}, "prefetch",
+		"`WHAT` to fetch before it is read: none, profile, all")
 	f.BoolVar(&ownerOnly, "owner-only", false, "let only the user of the node look into the mount, as it is without root")
 	return cmd
 }

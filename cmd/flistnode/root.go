@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/spf13/cobra"
 )
@@ -83,7 +84,7 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
 
 	addCommands(root, groupImages,
 		newPack(a), newMount(a), newUmount(a), newServeVirtiofs(a), newUnpack(a), newFetch(a),
-		newLs(a), newTree(a), newStat(a), newCat(a), newDiff(a), newInspect(a), newVerify(a), newFLists(a))
+		newLs(a), newTree(a), newStat(a), newCat(a), newDiff(a), newInspect(a), newVerify(a), newProfile(a), newFLists(a))
 	addCommands(root, groupNode,
 		newDaemon(a), newStatus(a), newPeers(a), newID(a), newMounts(a), newConfig(a), newTestnet(a), newBench(a))
 	addCommands(root, groupOther, newVersion(a), newDocs(), newHold())
@@ -159,6 +160,7 @@ func quietLibp2p(handler slog.Handler, wanted bool) {
 	}
 	if !wanted {
 		handler = slog.DiscardHandler
+		golog.SetupLogging(golog.Config{Level: golog.LevelFatal}) // kad-dht's own
 	}
 	gologshim.SetDefaultHandler(handler)
 }

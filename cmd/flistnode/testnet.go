@@ -17,9 +17,11 @@ func newTestnet(a *app) *cobra.Command {
 		Use:   "testnet",
 		Short: "Run a network of real nodes on this machine",
 		Long: `Run several nodes on this machine, each a process of its own with a data
-directory, a control socket and a free port on loopback.`,
+directory and a control socket: on loopback, or with "run" in a network with
+slow links and faults.`,
 		Example: `  flistnode testnet demo
-  flistnode testnet up --nodes 5`,
+  flistnode testnet up --nodes 5
+  flistnode testnet run flash-crowd`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
@@ -28,7 +30,7 @@ directory, a control socket and a free port on loopback.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTestnetDemo(a), newTestnetUp(a))
+	cmd.AddCommand(newTestnetDemo(a), newTestnetUp(a), newTestnetRun(a), newTestnetLiar(a))
 	return cmd
 }
 

@@ -68,9 +68,15 @@ func (a *app) verify(ctx context.Context, c *api.Client, req api.VerifyRequest) 
 	return err
 }
 
+// missingShown bounds the list for people: what was never fetched can be much.
+const missingShown = 10
+
 func (a *app) printVerify(res api.VerifyResult) error {
-	for _, id := range res.MissingChunks {
+	for _, id := range res.MissingChunks[:min(len(res.MissingChunks), missingShown)] {
 		fmt.Fprintf(a.stdout, "missing %s\n", id)
+	}
+	if more := int(res.Missing) - missingShown; more > 0 {
+		fmt.Fprintf(a.stdout, "missing %s more; --json lists them\n", count(more))
 	}
 	for _, p := range res.CorruptChunks {
 		fmt.Fprintf(a.stdout, "corrupt %s: %s\n", quote(p.Path), oneLine(p.Error))

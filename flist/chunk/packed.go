@@ -43,27 +43,22 @@ const worthwhile = 15
 func Pack(data []byte) Packed { return PackAs(Sum(data), data) }
 
 // PackAs is Pack for data whose ID is already known to be id.
-func PackAs(id ID, data []byte) Packed { return pack(id, data, nil, &encoders) }
+func PackAs(id ID, data []byte) Packed { return PackInto(id, data, nil) }
 
-// PackInto is PackAs that compresses into buf's capacity where it suffices.
-func PackInto(id ID, data, buf []byte) Packed { return pack(id, data, buf, &encoders) }
+// PackInto is PackAs that compresses into buf's capacity where that has room
+// for data and 1/128 of it more.
+func PackInto(id ID, data, buf []byte) Packed { return pack(id, data, buf, compressFast) }
 
-// PackTight is Pack with stronger compression, about ten times slower: for
+// PackTight is Pack with stronger compression, several times slower: for
 // metadata, which every node fetches whole.
-func PackTight(data []byte) Packed { return pack(Sum(data), data, nil, &tightEncoders) }
+func PackTight(data []byte) Packed { return pack(Sum(data), data, nil, compressTight) }
 
-func pack(id ID, data, buf []byte, encoders *sync.Pool) Packed {
+func pack(id ID, data, buf []byte, compress func(dst, src []byte) []byte) Packed {
 	p := Packed{ID: id, Codec: Plain, Size: len(data), Bytes: data}
 	if len(data) < 64 {
 		return p
 	}
-	enc := encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(enc)
-	if cap(buf) < len(data) {
-		buf = make([]byte, 0, len(data))
-	}
-	out := enc.EncodeAll(data, buf[:0])
-	if len(out) < len(data)/16*worthwhile {
+	if out := compress(buf[:0], data); out != nil && len(out) < len(data)/16*worthwhile {
 		p.Codec, p.Bytes = Zstd, out
 	}
 	return p
@@ -136,20 +131,6 @@ var errNoCoder = errors.New("chunk: invalid zstd options")
 
 // A zstd coder keeps tables of some hundred KiB; pooling bounds them by the
 // number of goroutines that really run.
-var (
-	encoders      = sync.Pool{New: func() any { return newEncoder(zstd.SpeedFastest) }}
-	tightEncoders = sync.Pool{New: func() any { return newEncoder(zstd.SpeedBestCompression) }}
-)
-
-func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
-		zstd.WithWindowSize(MaxSize), zstd.WithEncoderCRC(false))
-	if err != nil {
-		panic(errors.Join(errNoCoder, err))
-	}
-	return enc
-}
-
 var decoders = sync.Pool{New: func() any {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxSize),
 		zstd.WithDecoderMaxWindow(MaxSize))

@@ -190,7 +190,8 @@ func (c *cutter) region(ctx context.Context, f *cutFile, start, end uint64) erro
 		if r.err != nil { // the chunker may take it for the end
 			return fmt.Errorf("read: %w", r.err)
 		}
-		if err != nil && err != io.EOF {
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
 			return fmt.Errorf("read: %w", err)
 		}
 		if len(data) > 0 {
@@ -198,7 +199,7 @@ func (c *cutter) region(ctx context.Context, f *cutFile, start, end uint64) erro
 				return err
 			}
 		}
-		if err == io.EOF {
+		if last {
 			return nil
 		}
 	}

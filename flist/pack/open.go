@@ -16,7 +16,7 @@ type opener struct {
 func (o *opener) open(dirfd int, name string, flags int) (int, error) {
 	if !o.refused.Load() {
 		fd, err := openRetry(dirfd, name, flags|unix.O_RDONLY|unix.O_NOATIME)
-		if err != unix.EPERM {
+		if !errors.Is(err, unix.EPERM) {
 			return fd, err
 		}
 		o.refused.Store(true)

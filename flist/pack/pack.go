@@ -151,9 +151,8 @@ func Dir(ctx context.Context, dir string, sink chunk.Sink, opts Options) (Result
 	if err != nil {
 		return Result{}, fmt.Errorf("pack %s: %w", dir, err)
 	}
-	defer p.close()
 	res, err := p.run(ctx)
-	if err != nil {
+	if err = errors.Join(err, p.close()); err != nil {
 		return Result{}, fmt.Errorf("pack %s: %w", dir, err)
 	}
 	res.Elapsed = time.Since(start)
@@ -205,15 +204,14 @@ func newPacker(dir string, sink chunk.Sink, opts Options) (*packer, error) {
 		return nil, err
 	}
 	if p.walker, err = newWalker(dir, opts, exclude, p.reader.opener); err != nil {
-		p.seq.close()
-		return nil, err
+		return nil, errors.Join(err, p.seq.close())
 	}
 	return p, nil
 }
 
-func (p *packer) close() {
+func (p *packer) close() error {
 	p.walker.close()
-	p.seq.close()
+	return p.seq.close()
 }
 
 // run owns all goroutines. A failure of one cancels the context of the others.

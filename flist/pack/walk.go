@@ -3,6 +3,7 @@ package pack
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -263,7 +264,7 @@ func (w *walker) readNames(n *dirNode, fd int) ([]entry, error) {
 	}
 	for {
 		k, err := unix.Getdents(fd, w.buf)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil || k == 0 {

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -44,7 +45,7 @@ func (x *xattrReader) read(t target) ([]flist.Xattr, error) {
 		x.buf = make([]byte, 64<<10) // XATTR_LIST_MAX and XATTR_SIZE_MAX
 	}
 	n, err := t.list(x.buf)
-	if err == unix.ENOTSUP || err == nil && n == 0 {
+	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
 		return nil, nil
 	}
 	if err != nil {
@@ -56,7 +57,7 @@ func (x *xattrReader) read(t target) ([]flist.Xattr, error) {
 			continue
 		}
 		n, err := t.get(string(name), x.buf)
-		if err == unix.ENODATA { // removed meanwhile
+		if errors.Is(err, unix.ENODATA) { // removed meanwhile
 			return nil, ErrChanging
 		}
 		if err != nil {

@@ -123,6 +123,25 @@ func (c *Client) Mounts(ctx context.Context) ([]MountInfo, error) {
 	return mounts, err
 }
 
+// Profile implements Profiler.
+func (c *Client) Profile(ctx context.Context, flist string) (ProfileInfo, error) {
+	var p ProfileInfo
+	err := c.call(ctx, http.MethodGet, "/profile", url.Values{"flist": {flist}}, nil, &p)
+	return p, err
+}
+
+// RecordProfile implements Profiler.
+func (c *Client) RecordProfile(ctx context.Context, flist string) (ProfileInfo, error) {
+	var p ProfileInfo
+	err := c.call(ctx, http.MethodPost, "/profile/record", url.Values{"flist": {flist}}, nil, &p)
+	return p, err
+}
+
+// DropProfile implements Profiler.
+func (c *Client) DropProfile(ctx context.Context, flist string) error {
+	return c.call(ctx, http.MethodPost, "/profile/drop", url.Values{"flist": {flist}}, nil, nil)
+}
+
 // FLists implements Keeper.
 func (c *Client) FLists(ctx context.Context) ([]PinInfo, error) {
 	var pins []PinInfo

@@ -32,6 +32,7 @@ type Service interface {
 	Reader
 	Checker
 	Mounter
+	Profiler
 	Keeper
 	Reporter
 }
@@ -88,6 +89,17 @@ type Mounter interface {
 	// Unmount ends the mount at dir. force detaches it even if it is in use.
 	Unmount(ctx context.Context, dir string, force bool) error
 	Mounts(ctx context.Context) ([]MountInfo, error)
+}
+
+// Profiler keeps the order in which workloads first touch chunks.
+type Profiler interface {
+	// Profile returns what was recorded on this node.
+	Profile(ctx context.Context, flist string) (ProfileInfo, error)
+	// RecordProfile makes what the mounts of an flist have touched so far its
+	// profile.
+	RecordProfile(ctx context.Context, flist string) (ProfileInfo, error)
+	// DropProfile forgets what was recorded; nothing recorded is no error.
+	DropProfile(ctx context.Context, flist string) error
 }
 
 // Keeper knows the flists a node holds on purpose.

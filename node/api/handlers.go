@@ -161,6 +161,20 @@ func (h handler) mounts(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, mounts, err)
 }
 
+func (h handler) profile(w http.ResponseWriter, r *http.Request) error {
+	p, err := h.s.Profile(r.Context(), r.URL.Query().Get("flist"))
+	return answer(w, p, err)
+}
+
+func (h handler) recordProfile(w http.ResponseWriter, r *http.Request) error {
+	p, err := h.s.RecordProfile(r.Context(), r.URL.Query().Get("flist"))
+	return answer(w, p, err)
+}
+
+func (h handler) dropProfile(w http.ResponseWriter, r *http.Request) error {
+	return answer(w, struct{}{}, h.s.DropProfile(r.Context(), r.URL.Query().Get("flist")))
+}
+
 func (h handler) flists(w http.ResponseWriter, r *http.Request) error {
 	pins, err := h.s.FLists(r.Context())
 	return answer(w, pins, err)

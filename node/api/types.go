@@ -259,7 +259,24 @@ type MountRequest struct {
 	ReadWrite  bool   `json:"read_write,omitempty"`  // changes go to a layer above
 	// Upper is the directory that keeps the changes; "" throws them away when
 	// the mount ends. It travels in the query.
-	Upper string `json:"-"`
+	Upper    string `json:"-"`
+	Prefetch string `json:"prefetch,omitempty"` // one of the Prefetch constants; "" is PrefetchProfile
+}
+
+// What a mount fetches before it is asked for.
+const (
+	PrefetchNone    = "none"
+	PrefetchProfile = "profile" // what a workload touched at its start, here or on a peer
+	PrefetchAll     = "all"     // that, then everything else
+)
+
+// ProfileInfo is the order in which a workload first touched the data chunks
+// of an flist.
+type ProfileInfo struct {
+	FList       string   `json:"flist"`
+	Chunks      []uint32 `json:"chunks"`       // indexes in the flist's table of chunks
+	Bytes       uint64   `json:"bytes"`        // of them, plain
+	PackedBytes uint64   `json:"packed_bytes"` // as stored, of those that are here
 }
 
 // MountInfo is a mount of this node.

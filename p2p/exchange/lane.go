@@ -320,12 +320,13 @@ func readID(r *bufio.Reader) (uint32, error) {
 
 // takeRefusals hands out the answers of a missing or refused frame.
 func (l *lane) takeRefusals(typ frameType, payload []byte) error {
-	answer, code := ErrMissing, refusal(0)
+	answer := ErrMissing
 	var ids []uint32
 	var err error
 	if typ == frameMissing {
 		ids, err = parseIDs(payload)
 	} else {
+		var code refusal
 		code, ids, err = parseRefused(payload)
 		answer = code.err()
 	}

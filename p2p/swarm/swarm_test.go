@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -438,7 +439,7 @@ func TestReaderTakesOverWhatIsPrefetched(t *testing.T) {
 		if err := <-bulk; err != nil {
 			t.Error(err)
 		}
-		if fmt.Sprint(classes) != "[prefetch waiting]" {
+		if !slices.Equal(classes, []Class{Prefetch, Waiting}) {
 			t.Errorf("asked as %v", classes)
 		}
 	})
