@@ -22,6 +22,9 @@ import (
 // killed; see TestStaleMountIsClearedAway.
 const serveThenDie = "FLISTNODE_TEST_MOUNT_DIR"
 
+// serveWritable makes that mount writable; it names the private directory.
+const serveWritable = "FLISTNODE_TEST_MOUNT_PRIVATE"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveThenDie); dir != "" {
 		serve(dir)
