@@ -85,6 +85,7 @@ func testService(t *testing.T, s api.Service) {
 	t.Run("inspect", func(t *testing.T) { testInspect(t, s, cid) })
 	t.Run("diff", func(t *testing.T) { testDiff(t, s, cid, dir) })
 	t.Run("unpack", func(t *testing.T) { testUnpack(t, s, cid) })
+	t.Run("why", func(t *testing.T) { testWhy(t, s, cid) })
 	t.Run("file", func(t *testing.T) { testFile(t, s, cid) })
 	t.Run("verify", func(t *testing.T) {
 		for _, req := range []api.VerifyRequest{{}, {FList: cid}, {FList: cid, Digests: true}} {
@@ -282,5 +283,42 @@ func TestRequestsOutOfBoundsAreRefused(t *testing.T) {
 				t.Errorf("status %d, want %d: %s", w.Code, tc.status, w.Body)
 			}
 		})
+	}
+}
+
+func testWhy(t *testing.T, s api.Service, cid string) {
+	ctx := t.Context()
+	why, err := s.Why(ctx, api.WhyRequest{FList: cid, Path: "/usr/lib/large"})
+	must(t, err)
+	if len(why.Chunks) < 3 {
+		t.Fatalf("chunks of a file of 3 MiB: %+v", why.Chunks)
+	}
+	sum := 0
+	for _, c := range why.Chunks {
+		sum += c.Bytes
+		if !c.Here || c.Fetching || len(c.Members) != 0 || len(c.Asked) != 0 {
+			t.Errorf("chunk that only this node has: %+v", c)
+		}
+	}
+	if sum < 3<<20 {
+		t.Errorf("chunks have %d bytes, the file 3 MiB", sum)
+	}
+	one, err := s.Why(ctx, api.WhyRequest{Chunk: why.Chunks[0].CID})
+	must(t, err)
+	if len(one.Chunks) != 1 || !one.Chunks[0].Here || one.Chunks[0].CID != why.Chunks[0].CID {
+		t.Errorf("one chunk: %+v", one)
+	}
+	for name, c := range map[string]struct {
+		req  api.WhyRequest
+		want api.Code
+	}{
+		"no CID":      {api.WhyRequest{Chunk: "x"}, api.Invalid},
+		"a directory": {api.WhyRequest{FList: cid, Path: "/usr"}, api.Invalid},
+		"no path":     {api.WhyRequest{FList: cid, Path: "/none"}, api.NoEntry},
+		"nothing":     {api.WhyRequest{}, api.Invalid},
+	} {
+		if _, err := s.Why(ctx, c.req); api.CodeOf(err) != c.want {
+			t.Errorf("%s: %v (%s), want %s", name, err, api.CodeOf(err), c.want)
+		}
 	}
 }

@@ -174,3 +174,11 @@ func (c *Client) ID(ctx context.Context) (Identity, error) {
 	err := c.call(ctx, http.MethodGet, "/id", nil, nil, &id)
 	return id, err
 }
+
+// Why implements Reporter.
+func (c *Client) Why(ctx context.Context, req WhyRequest) (Why, error) {
+	var res Why
+	q := url.Values{"chunk": {req.Chunk}, "flist": {req.FList}, "path": {req.Path}}
+	err := c.call(ctx, http.MethodGet, "/why", q, nil, &res)
+	return res, err
+}

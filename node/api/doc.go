@@ -115,4 +115,7 @@ type Reporter interface {
 	Status(ctx context.Context) (Status, error)
 	Peers(ctx context.Context) ([]Peer, error)
 	ID(ctx context.Context) (Identity, error)
+	// Why says who has a chunk, or the chunks of a file, and what those who
+	// were asked for them lately answered. It looks providers up.
+	Why(ctx context.Context, req WhyRequest) (Why, error)
 }

@@ -198,3 +198,9 @@ func (h handler) id(w http.ResponseWriter, r *http.Request) error {
 	id, err := h.s.ID(r.Context())
 	return answer(w, id, err)
 }
+
+func (h handler) why(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	res, err := h.s.Why(r.Context(), WhyRequest{Chunk: q.Get("chunk"), FList: q.Get("flist"), Path: q.Get("path")})
+	return answer(w, res, err)
+}

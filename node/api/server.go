@@ -44,6 +44,7 @@ func Handler(s Service) http.Handler {
 		"GET /status":          h.status,
 		"GET /peers":           h.peers,
 		"GET /id":              h.id,
+		"GET /why":             h.why,
 	} {
 		mux.HandleFunc(withPrefix(pattern), func(w http.ResponseWriter, r *http.Request) {
 			if err := serve(w, r); err != nil {

@@ -84,6 +84,9 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	if !j.forget(a.place, a) {
 		return false // given up before
 	}
+	if j.ctx.Err() == nil {
+		j.s.asked.add(j.sh.table.IDs[a.place], a.peer, j.class, a.began, at, err)
+	}
 	defer poke(j.wake)
 	jp := j.peers[a.peer]
 	jp.asks--

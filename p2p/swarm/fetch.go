@@ -209,6 +209,7 @@ func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 		delete(x.active, p) // its answer will find nobody
 		x.s.peers.failed(p, a.class, exchange.ErrStalled.Error(), now)
 		x.note(p, exchange.ErrStalled.Error())
+		x.s.asked.add(x.f.id, p, a.class, a.began, now, exchange.ErrStalled)
 	}
 	return wake
 }
@@ -338,6 +339,7 @@ func (x *fetch) take(r answer) bool {
 	}
 	delete(x.active, r.peer)
 	book, now := x.s.peers, r.at
+	x.s.asked.add(x.f.id, r.peer, a.class, a.began, now, r.err)
 	var corrupt *chunk.CorruptError
 	var broken *exchange.ProtocolError
 	switch {

@@ -192,6 +192,7 @@ func (j *job) dropLate(now time.Time) {
 			if now.Sub(last) >= j.s.cfg.StallTimeout {
 				j.giveUp(i, a)
 				j.s.peers.failed(a.peer, j.class, exchange.ErrStalled.Error(), now)
+				j.s.asked.add(j.sh.table.IDs[i], a.peer, j.class, a.began, now, exchange.ErrStalled)
 			}
 		}
 		if late == len(asks) && late <= maxActiveBulk && !j.pending.has(i) && !j.sh.have.has(i) {

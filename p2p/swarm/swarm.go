@@ -113,6 +113,7 @@ type Swarm struct {
 	providers *providerCache
 	shares    *shares
 	talkers   *talkers
+	asked     askLog
 
 	mu      sync.Mutex
 	flights map[chunk.ID]*flight

@@ -1,0 +1,134 @@
+package swarm
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// maxAsked is how many requests to peers are remembered, of all chunks.
+const maxAsked = 4096
+
+// maxAnswer bounds a remembered answer, in bytes.
+const maxAnswer = 300
+
+// Gave is the answer of a peer that sent the chunk.
+const Gave = "gave it"
+
+// Asked is a request to a peer and how it ended.
+type Asked struct {
+	Peer   peer.ID
+	Class  Class
+	Time   time.Time // of the answer
+	Took   time.Duration
+	Answer string // Gave, what it answered instead, or what went wrong
+}
+
+// Holder is a peer that shares an flist the chunk belongs to.
+type Holder struct {
+	Peer  peer.ID
+	Near  bool // at this node's site
+	Holds bool // says that it holds the chunk
+}
+
+// Whereabouts says what is known of a chunk.
+type Whereabouts struct {
+	Fetching  bool      // it is being fetched now
+	Members   []Holder  // in no order
+	Providers []peer.ID // who announced it, as far as is known
+	Asked     []Asked   // lately, the last one first
+}
+
+// askLog remembers the last requests to peers. It may be used from many
+// goroutines at once.
+type askLog struct {
+	mu   sync.Mutex
+	ring []loggedAsk
+	next int
+}
+
+type loggedAsk struct {
+	id chunk.ID
+	Asked
+}
+
+func (l *askLog) add(id chunk.ID, p peer.ID, class Class, began, now time.Time, err error) {
+	answer := Gave
+	if err != nil {
+		answer = err.Error()
+	}
+	if len(answer) > maxAnswer {
+		answer = answer[:maxAnswer] + "..."
+	}
+	entry := loggedAsk{id, Asked{Peer: p, Class: class, Time: now, Took: now.Sub(began), Answer: strings.ToValidUTF8(answer, "?")}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ring) < maxAsked {
+		l.ring = append(l.ring, entry)
+		return
+	}
+	l.ring[l.next] = entry
+	l.next = (l.next + 1) % maxAsked
+}
+
+// of returns the requests for id, the last one first.
+func (l *askLog) of(id chunk.ID) (out []Asked) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.ring {
+		if e := l.ring[(l.next+i)%len(l.ring)]; e.id == id {
+			out = append(out, e.Asked)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// Whereabouts returns what is known of a chunk, without asking anybody.
+func (s *Swarm) Whereabouts(id chunk.ID) Whereabouts {
+	w := Whereabouts{Asked: s.asked.of(id), Providers: slices.Clone(s.providers.known(id))}
+	s.mu.Lock()
+	w.Fetching = s.flights[id] != nil
+	s.mu.Unlock()
+	h := s.shares
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, sh := range h.all {
+		i, ok := sh.place(id)
+		if !ok {
+			continue
+		}
+		for j := range sh.jobs {
+			w.Fetching = w.Fetching || len(j.inflight[i]) > 0
+		}
+		for p, m := range sh.members {
+			w.Members = append(w.Members, Holder{Peer: p, Near: m.near, Holds: m.have.has(i)})
+		}
+	}
+	return w
+}
+
+// Providers looks up who announced a chunk, or the flist whose root block it
+// is, and returns what was found when the lookup ends or ctx does.
+func (s *Swarm) Providers(ctx context.Context, id chunk.ID) []peer.ID {
+	news := make(chan struct{}, 1)
+	defer s.providers.unwatch(id, news)
+	began := time.Now()
+	for {
+		// What was found since this call began is new enough.
+		peers, running := s.providers.find(id, max(time.Since(began), time.Nanosecond), news)
+		if !running {
+			return slices.Clone(peers)
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return slices.Clone(s.providers.known(id))
+		}
+	}
+}
