@@ -16,25 +16,30 @@ import (
 // Config is everything that can be set about a node. Take DefaultConfig,
 // change what should differ, and Check.
 type Config struct {
-	Data         string        // absolute directory of the store, the identity and the known peers
-	API          string        // absolute path of the daemon's control socket
-	Listen       []string      // multiaddrs to listen on; port 0 takes a free one
-	Peers        []string      // multiaddrs of peers to begin with, ending in /p2p/ID
-	SwarmKey     string        // file with the pre-shared key of a private network; "" for none
-	Site         string        // name of the site this node is in
-	MDNS         bool          // look for peers on the LAN by multicast
-	CacheBytes   int64         // of unpacked chunks kept in memory
-	ReadTimeout  time.Duration // a read of a mounted file waits so long for a chunk
-	FetchTimeout time.Duration // a command waits so long for a chunk
-	KeepMounts   bool          // remember mounts and bring them back at the next start
-	HoldCommand  []string      // runs hold.Serve, which keeps mounts while no daemon runs; nil for none
-	Version      string        // of the program, as status and peers show it
+	Data          string        // absolute directory of the store, the identity and the known peers
+	API           string        // absolute path of the daemon's control socket
+	Listen        []string      // multiaddrs to listen on; port 0 takes a free one
+	Peers         []string      // multiaddrs of peers to begin with, ending in /p2p/ID
+	SwarmKey      string        // file with the pre-shared key of a private network; "" for none
+	Site          string        // name of the site this node is in
+	MDNS          bool          // look for peers on the LAN by multicast
+	CacheBytes    int64         // of unpacked chunks kept in memory
+	UploadLimit   int64         // bytes per second of chunks sent to peers; 0: none
+	DownloadLimit int64         // bytes per second of chunks taken from peers; 0: none
+	ReadTimeout   time.Duration // a read of a mounted file waits so long for a chunk
+	FetchTimeout  time.Duration // a command waits so long for a chunk
+	KeepMounts    bool          // remember mounts and bring them back at the next start
+	HoldCommand   []string      // runs hold.Serve, which keeps mounts while no daemon runs; nil for none
+	Version       string        // of the program, as status and peers show it
 }
 
 // Bounds of the settings.
 const (
 	minCacheBytes = 4 * chunk.MaxSize
 	maxSiteBytes  = 64
+	// minLimit is the least limit in bytes per second: a chunk takes 16 s, and
+	// a peer is given up after 30.
+	minLimit = 64 << 10
 )
 
 // DefaultConfig returns the settings of a node of this user.
@@ -74,6 +79,9 @@ func userDir(variable, usual string) string {
 	return filepath.Join(home, usual)
 }
 
+// goodLimit reports whether a rate can be a limit.
+func goodLimit(rate int64) bool { return rate == 0 || rate >= minLimit }
+
 // Check says what is wrong with c; the error matches api.ErrInvalid.
 func (c Config) Check() error {
 	bad := func(format string, args ...any) error {
@@ -92,6 +100,8 @@ func (c Config) Check() error {
 		return bad("cache of %d bytes is below %d", c.CacheBytes, minCacheBytes)
 	case c.ReadTimeout <= 0 || c.FetchTimeout <= 0:
 		return bad("read timeout %s and fetch timeout %s must be above zero", c.ReadTimeout, c.FetchTimeout)
+	case !goodLimit(c.UploadLimit) || !goodLimit(c.DownloadLimit):
+		return bad("limits of %d and %d bytes per second: want 0, for none, or at least %d", c.UploadLimit, c.DownloadLimit, minLimit)
 	case len(c.Site) > maxSiteBytes:
 		return bad("site name of %d bytes is longer than %d", len(c.Site), maxSiteBytes)
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/flistnode/flistnode/p2p"
 	"github.com/flistnode/flistnode/p2p/exchange"
 	"github.com/flistnode/flistnode/p2p/hint"
+	"github.com/flistnode/flistnode/p2p/limit"
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
@@ -45,6 +46,7 @@ type Node struct {
 	client    *exchange.Client
 	hints     *hint.Server
 	swarm     *swarm.Swarm
+	limits    limits
 	announcer *announcer
 	cache     *cache
 	flights   flights[flightKey, []byte]
@@ -191,12 +193,13 @@ func peerInfos(addrs []string) ([]peer.AddrInfo, error) {
 }
 
 func (n *Node) openSwarm() error {
+	n.limits = limits{up: limit.New(n.cfg.UploadLimit), down: limit.New(n.cfg.DownloadLimit)}
 	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log})
 	n.hints = hint.NewServer(n.host.Libp2p(), n.tellProfile, n.log)
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
-		Teller: n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
+		Teller: n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN, Download: n.limits.down,
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
@@ -206,7 +209,7 @@ func (n *Node) openSwarm() error {
 	if err != nil {
 		return err
 	}
-	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log, Heard: n.swarm.Hear})
+	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log, Heard: n.swarm.Hear, Upload: n.limits.up})
 	return nil
 }
 

@@ -70,9 +70,12 @@ func (s *settings) register(f *pflag.FlagSet) {
 	f.StringVar(&s.node.Site, "site", s.node.Site, "`NAME` of the site this node is in; peers of the same site are asked first")
 	f.BoolVar(&s.noMDNS, "no-mdns", !s.node.MDNS, "do not look for peers on the LAN by multicast")
 	f.Var((*bytesValue)(&s.node.CacheBytes), "cache", "`BYTES` of chunks kept in memory, as in 256MiB")
+	f.Var((*rateValue)(&s.node.UploadLimit), "upload-limit", "`BYTES` of chunks a second sent to peers at most, as in 10MiB; 0: no limit")
+	f.Var((*rateValue)(&s.node.DownloadLimit), "download-limit", "`BYTES` of chunks a second taken from peers at most; 0: no limit")
 	f.DurationVar(&s.node.ReadTimeout, "read-timeout", s.node.ReadTimeout, "`TIME` a read of a mounted file waits for a chunk before it fails")
 	f.DurationVar(&s.node.FetchTimeout, "fetch-timeout", s.node.FetchTimeout, "`TIME` a command waits for a chunk nobody sends before it fails")
-	s.common("log-level", "log-format", "listen", "peer", "swarm-key", "site", "no-mdns", "cache", "read-timeout", "fetch-timeout")
+	s.common("log-level", "log-format", "listen", "peer", "swarm-key", "site", "no-mdns", "cache",
+		"upload-limit", "download-limit", "read-timeout", "fetch-timeout")
 	for _, name := range s.names[2:] {
 		f.Lookup(name).Annotations[nodeSetting] = []string{"true"}
 	}
@@ -215,6 +218,24 @@ func (b *bytesValue) Set(v string) error {
 		return fmt.Errorf("not a number of bytes, as in 256MiB: %q", v)
 	}
 	*b = bytesValue(n)
+	return nil
+}
+
+// rateValue is a flag that holds a number of bytes a second, 0 for no limit.
+type rateValue int64
+
+func (r *rateValue) Type() string { return "rate" }
+func (r *rateValue) String() string {
+	if *r == 0 {
+		return "0"
+	}
+	return (*bytesValue)(r).String()
+}
+
+func (r *rateValue) Set(v string) error {
+	if err := (*bytesValue)(r).Set(strings.TrimSuffix(v, "/s")); err != nil {
+		return fmt.Errorf("not a number of bytes a second, as in 10MiB: %q", v)
+	}
 	return nil
 }
 

@@ -182,3 +182,17 @@ func (c *Client) Why(ctx context.Context, req WhyRequest) (Why, error) {
 	err := c.call(ctx, http.MethodGet, "/why", q, nil, &res)
 	return res, err
 }
+
+// Limits implements Limiter.
+func (c *Client) Limits(ctx context.Context) (Limits, error) {
+	var l Limits
+	err := c.call(ctx, http.MethodGet, "/limits", nil, nil, &l)
+	return l, err
+}
+
+// SetLimits implements Limiter.
+func (c *Client) SetLimits(ctx context.Context, req LimitsRequest) (Limits, error) {
+	var l Limits
+	err := c.call(ctx, http.MethodPost, "/limits", nil, req, &l)
+	return l, err
+}

@@ -34,6 +34,7 @@ type Service interface {
 	Mounter
 	Profiler
 	Keeper
+	Limiter
 	Reporter
 }
 
@@ -108,6 +109,13 @@ type Keeper interface {
 	// Remove forgets an flist: it is no longer listed. Its chunks stay, and stay
 	// announced, until something else removes them.
 	Remove(ctx context.Context, flist string) error
+}
+
+// Limiter bounds a node's traffic.
+type Limiter interface {
+	Limits(ctx context.Context) (Limits, error)
+	// SetLimits changes limits until the node ends, and returns all.
+	SetLimits(ctx context.Context, req LimitsRequest) (Limits, error)
 }
 
 // Reporter tells how the node is.

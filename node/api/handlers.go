@@ -204,3 +204,17 @@ func (h handler) why(w http.ResponseWriter, r *http.Request) error {
 	res, err := h.s.Why(r.Context(), WhyRequest{Chunk: q.Get("chunk"), FList: q.Get("flist"), Path: q.Get("path")})
 	return answer(w, res, err)
 }
+
+func (h handler) limits(w http.ResponseWriter, r *http.Request) error {
+	l, err := h.s.Limits(r.Context())
+	return answer(w, l, err)
+}
+
+func (h handler) setLimits(w http.ResponseWriter, r *http.Request) error {
+	var req LimitsRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	l, err := h.s.SetLimits(r.Context(), req)
+	return answer(w, l, err)
+}

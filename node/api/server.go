@@ -45,6 +45,8 @@ func Handler(s Service) http.Handler {
 		"GET /peers":           h.peers,
 		"GET /id":              h.id,
 		"GET /why":             h.why,
+		"GET /limits":          h.limits,
+		"POST /limits":         h.setLimits,
 	} {
 		mux.HandleFunc(withPrefix(pattern), func(w http.ResponseWriter, r *http.Request) {
 			if err := serve(w, r); err != nil {

@@ -18,6 +18,8 @@ const (
 	readersPerStream = 3
 	// writePiece bounds what one write deadline covers, in bytes.
 	writePiece = 128 << 10
+	// limitPiece is what is written at once, in bytes, while there is a limit.
+	limitPiece = 16 << 10
 )
 
 // answer is a whole frame, or the start of one that packed.Bytes completes.
@@ -25,6 +27,7 @@ type answer struct {
 	frame []byte
 	bytes []byte // of the chunk; nil in other frames
 	held  int64  // to give back to Server.bytes
+	class Class
 }
 
 // readChunks answers requests of q from the store until q is closed and empty
@@ -70,7 +73,7 @@ func (s *Server) answer(ctx context.Context, p peer.ID, r serveRequest) (answer,
 	if err := s.bytes.Acquire(ctx, held); err != nil {
 		return answer{}, err
 	}
-	return answer{frame: appendChunkHeader(nil, r.id, packed), bytes: packed.Bytes, held: held}, nil
+	return answer{frame: appendChunkHeader(nil, r.id, packed), bytes: packed.Bytes, held: held, class: r.class}, nil
 }
 
 // writeAnswers writes what comes from out until it is closed, and flushes
@@ -81,7 +84,7 @@ func (s *Server) writeAnswers(ctx context.Context, st network.Stream, out <-chan
 	var failed error
 	for a := range out {
 		if failed == nil {
-			if failed = writeAnswer(w, a); failed == nil && len(out) == 0 {
+			if failed = s.writeAnswer(ctx, w, a); failed == nil && len(out) == 0 {
 				failed = w.Flush()
 			}
 			if failed != nil {
@@ -102,12 +105,28 @@ func (s *Server) writeAnswers(ctx context.Context, st network.Stream, out <-chan
 	return w.Flush()
 }
 
-func writeAnswer(w *bufio.Writer, a answer) error {
+// writeAnswer writes a as fast as the limit lets it, in pieces, so that the
+// peer does not take the node for stalled.
+func (s *Server) writeAnswer(ctx context.Context, w *bufio.Writer, a answer) error {
 	if _, err := w.Write(a.frame); err != nil {
 		return err
 	}
-	_, err := w.Write(a.bytes)
-	return err
+	urgent := laneOf(a.class) == laneExpress
+	for b := a.bytes; len(b) > 0; {
+		n := len(b)
+		if s.cfg.Upload.Rate() > 0 {
+			n = min(n, limitPiece)
+			if err := s.cfg.Upload.Wait(ctx, urgent); err != nil {
+				return err
+			}
+			s.cfg.Upload.Spend(n, urgent)
+		}
+		if _, err := w.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
 }
 
 // deadlineWriter writes in pieces, each of which must be taken within timeout.
@@ -135,6 +154,7 @@ func (w deadlineWriter) Write(b []byte) (n int, err error) {
 type serveRequest struct {
 	id    uint32
 	chunk chunk.ID
+	class Class
 }
 
 // serveQueue holds the requests of one stream, most urgent first.
@@ -157,7 +177,7 @@ func (q *serveQueue) push(w want) (refused []uint32) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i, id := range w.ids {
-		r := serveRequest{id: w.first + uint32(i), chunk: id}
+		r := serveRequest{id: w.first + uint32(i), chunk: id, class: w.class}
 		if q.n >= q.max {
 			refused = append(refused, r.id)
 			continue

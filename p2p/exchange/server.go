@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/limit"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -33,6 +34,7 @@ type ServerConfig struct {
 	WriteTimeout      time.Duration              // 20 s for a write of at most 128 KiB
 	IdleTimeout       time.Duration              // 5 min without a frame ends a stream
 	BanTime           time.Duration              // 1 min without service for a peer that broke the protocol
+	Upload            *limit.Limit               // of chunks sent; nil: none
 	Heard             func(p peer.ID, m Message) // takes what peers tell, quickly; nil skips it
 	Log               *slog.Logger               // discards when nil
 }

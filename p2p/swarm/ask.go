@@ -103,6 +103,7 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	}
 	n := len(packed.Bytes)
 	j.s.peers.delivered(a.peer, j.class, n, at.Sub(a.began), at)
+	j.s.cfg.Download.Spend(n, false)
 	if m != nil {
 		m.good++
 	}

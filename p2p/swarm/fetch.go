@@ -345,6 +345,7 @@ func (x *fetch) take(r answer) bool {
 	switch {
 	case r.err == nil:
 		book.delivered(r.peer, a.class, len(r.packed.Bytes), now.Sub(a.began), now)
+		x.s.cfg.Download.Spend(len(r.packed.Bytes), laneOf(a.class) == urgent)
 		return true
 	case errors.As(r.err, &corrupt), errors.As(r.err, &broken):
 		book.lied(r.peer, a.class, r.err.Error(), now)

@@ -74,7 +74,8 @@ func (j *job) fill(now time.Time) {
 			}
 			continue
 		}
-		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight {
+		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
+			j.s.cfg.Download.Room(now, j.bytes, false) {
 			i, ok := j.pick(p, jp, group, now)
 			if !ok {
 				break

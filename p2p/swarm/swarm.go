@@ -22,6 +22,7 @@ import (
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/flistnode/flistnode/p2p/limit"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -62,6 +63,8 @@ type Config struct {
 	Held   func(ctx context.Context, root chunk.ID) (ChunkTable, []uint32, error) // the table of an flist held here and the places held; may be nil
 	Site   string                                                                 // name of this node's site
 	OnLAN  func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
+
+	Download *limit.Limit // of chunks received; nil: none
 
 	FindTimeout  time.Duration // 20 s: how long a chunk nobody gives is waited for
 	StallTimeout time.Duration // 30 s without a whole answer from a peer; the Asker sees sooner that no byte comes
@@ -192,6 +195,9 @@ func (s *Swarm) GetPacked(ctx context.Context, id chunk.ID, class Class, hints .
 		defer func() { <-slots }()
 	case <-ctx.Done():
 		return chunk.Packed{}, nil, fmt.Errorf("fetch %s: %w", id, ctx.Err())
+	}
+	if err := s.cfg.Download.Wait(ctx, laneOf(class) == urgent); err != nil {
+		return chunk.Packed{}, nil, fmt.Errorf("fetch %s: %w", id, err)
 	}
 	f, err := s.join(id, class, hints)
 	if err != nil {
