@@ -121,10 +121,14 @@ func newServer(fs fuse.RawFileSystem, dev *os.File, o *fuse.MountOptions) (*fuse
 	return fuse.NewServer(fs, fmt.Sprintf("/dev/fd/%d", fd), o)
 }
 
-// noPoll lets the kernel ask once whether files can be polled, through a file
-// that go-fuse makes up, and learn that they cannot. Otherwise a Go program
-// that serves and reads the same mount can stop for ever: its runtime polls.
-func noPoll(dir string) error {
+// NoPoll lets the kernel of the mount at dir ask once whether files can be
+// polled, through a file that go-fuse makes up, and learn that they cannot. A
+// program that reads files of its own mounts through package os calls it once
+// they are ready, since Go's runtime polls them and can stop for ever while it
+// waits for its own answer. A Mount does not do it by itself: a process that is
+// killed while it has a file of its own mount open cannot end, for the kernel
+// waits for it to answer the closing.
+func NoPoll(dir string) error {
 	fd, err := unix.Open(filepath.Join(dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err

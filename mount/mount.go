@@ -290,9 +290,6 @@ func (m *Mount) fuseOptions() *fuse.MountOptions {
 
 // settle waits for the first answer and does what can be done only then.
 func (m *Mount) settle() error {
-	if err := noPoll(m.at()); err != nil {
-		return err
-	}
 	var st unix.Stat_t
 	if err := unix.Stat(m.at(), &st); err != nil {
 		return err

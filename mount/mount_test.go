@@ -113,6 +113,9 @@ func start(t testing.TB, im *flist.Image, src *memory, change ...func(*mount.Opt
 	case err := <-r.done:
 		t.Fatalf("Run: %v", err)
 	}
+	if err := mount.NoPoll(opts.Dir); err != nil { // this process reads what it serves
+		t.Fatal(err)
+	}
 	return r
 }
 

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
 
@@ -66,6 +67,7 @@ func TestMountsComeBackUntilTheyAreUnmounted(t *testing.T) {
 				t.Errorf("why it is not there: %s", m.Problem)
 			}
 		}
+		must(t, mount.NoPoll(at)) // this process reads what it serves
 		if got, err := os.ReadFile(filepath.Join(at, "etc/hostname")); err != nil || string(got) != string(files["/etc/hostname"]) {
 			t.Errorf("read after a restart: %q, %v", got, err)
 		}
