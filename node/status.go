@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -34,7 +35,25 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		Roots: uint64(len(s.FLists)), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
 	}
 	s.Net = n.netStatus()
+	for _, p := range n.unreached() {
+		s.Unreached = append(s.Unreached, api.UnreachedPeer{ID: p.Peer.String(), Error: p.Answer})
+	}
 	return s, nil
+}
+
+// maxDialError bounds what is told of a failed dial, in bytes.
+const maxDialError = 300
+
+// unreached returns the peers to begin with that cannot be reached, and why.
+func (n *Node) unreached() (out []swarm.AskedPeer) {
+	for _, p := range n.host.Unreached() {
+		text := strings.Join(strings.Fields(p.Err.Error()), " ") // it has lines
+		if len(text) > maxDialError {
+			text = text[:maxDialError] + "..."
+		}
+		out = append(out, swarm.AskedPeer{Peer: p.ID, Answer: text})
+	}
+	return out
 }
 
 func (n *Node) storeStatus(ctx context.Context) (api.StoreStatus, error) {

@@ -40,6 +40,9 @@ type keeper struct {
 	done      chan dialResult
 
 	candidates map[peer.ID]*candidate // only run touches it
+
+	mu     sync.Mutex
+	failed map[peer.ID]error // bootstrap peers whose last dial failed
 }
 
 type candidate struct {
@@ -59,7 +62,7 @@ func newKeeper(h host.Host, bootstrap []peer.AddrInfo, known *knownPeers, log *s
 	k := &keeper{
 		host: h, log: log, bootstrap: map[peer.ID]bool{},
 		found: make(chan peer.AddrInfo, maxFoundPeers), done: make(chan dialResult),
-		candidates: map[peer.ID]*candidate{},
+		candidates: map[peer.ID]*candidate{}, failed: map[peer.ID]error{},
 	}
 	for _, p := range bootstrap {
 		k.bootstrap[p.ID] = true
@@ -165,6 +168,7 @@ func (k *keeper) dial(ctx context.Context, p peer.AddrInfo) {
 func (k *keeper) dialled(r dialResult) {
 	c := k.candidates[r.id]
 	c.dialing = false
+	k.note(r)
 	if r.err == nil {
 		c.wait = 0
 		c.next = time.Now().Add(redialFirst)
@@ -176,6 +180,37 @@ func (k *keeper) dialled(r dialResult) {
 	}
 	c.wait = min(max(2*c.wait, redialFirst), redialMax)
 	c.next = time.Now().Add(c.wait/2 + rand.N(c.wait/2))
+}
+
+// note remembers how the last dial of a bootstrap peer ended.
+func (k *keeper) note(r dialResult) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r.err != nil && k.bootstrap[r.id] {
+		k.failed[r.id] = r.err
+	} else {
+		delete(k.failed, r.id)
+	}
+}
+
+// Unreached is a peer to begin with that this node is not connected to.
+type Unreached struct {
+	ID  peer.ID
+	Err error // of the last attempt
+}
+
+// Unreached returns the peers of Config.Peers that could not be reached when
+// last tried, ordered by ID.
+func (h *Host) Unreached() (out []Unreached) {
+	h.keeper.mu.Lock()
+	defer h.keeper.mu.Unlock()
+	for id, err := range h.keeper.failed {
+		if h.host.Network().Connectedness(id) != network.Connected {
+			out = append(out, Unreached{id, err})
+		}
+	}
+	slices.SortFunc(out, func(a, b Unreached) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }
 
 // runMDNS finds peers on the LAN until ctx ends. It starts anew when the

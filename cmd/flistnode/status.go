@@ -54,6 +54,9 @@ func (a *app) status(ctx context.Context, c *api.Client) error {
 		t.row(label, addr)
 	}
 	t.row("peers", count(s.Peers))
+	for _, p := range s.Unreached {
+		t.row("cannot reach", p.ID+": "+quote(p.Error))
+	}
 	t.row("store", fmt.Sprintf("%s chunks, %s; %s on disk, %s free", count(s.Store.Chunks), size(s.Store.Bytes),
 		size(s.Store.DiskBytes), size(s.Store.FreeBytes)))
 	t.row("cache", fmt.Sprintf("%s of %s, %s hits, %s misses", size(s.Cache.Bytes), size(s.Cache.MaxBytes),

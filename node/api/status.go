@@ -17,6 +17,14 @@ type Status struct {
 	Announce AnnounceStatus `json:"announce"`
 	Mounts   []MountInfo    `json:"mounts"`
 	FLists   []PinInfo      `json:"flists"`
+
+	Unreached []UnreachedPeer `json:"unreached,omitempty"` // peers to begin with
+}
+
+// UnreachedPeer is a peer the node was given to begin with and cannot reach.
+type UnreachedPeer struct {
+	ID    string `json:"id"`
+	Error string `json:"error"` // of the last attempt
 }
 
 // StoreStatus tells about the chunk store.

@@ -13,6 +13,8 @@ import (
 type NotFoundError struct {
 	ID    chunk.ID
 	Asked []AskedPeer // in the order of their last answers
+	// Unreached are peers to begin with that could not be asked, and why.
+	Unreached []AskedPeer
 }
 
 // AskedPeer is a peer that was asked in vain.
@@ -21,15 +23,31 @@ type AskedPeer struct {
 	Answer string // what it answered, or what went wrong
 }
 
+func (s *Swarm) notFound(id chunk.ID, asked []AskedPeer) *NotFoundError {
+	e := &NotFoundError{ID: id, Asked: asked}
+	if s.cfg.Unreached != nil {
+		e.Unreached = s.cfg.Unreached()
+	}
+	return e
+}
+
 func (e *NotFoundError) Error() string {
-	if len(e.Asked) == 0 {
-		return fmt.Sprintf("chunk %s not found: no peer is known to have it", e.ID)
+	text := fmt.Sprintf("chunk %s not found: no peer is known to have it", e.ID)
+	if len(e.Asked) > 0 {
+		text = fmt.Sprintf("chunk %s not found, %d peers asked: %s", e.ID, len(e.Asked), answers(e.Asked))
 	}
-	answers := make([]string, len(e.Asked))
-	for i, a := range e.Asked {
-		answers[i] = fmt.Sprintf("%s: %s", a.Peer, a.Answer)
+	if len(e.Unreached) > 0 {
+		text += fmt.Sprintf("; %d peers to begin with cannot be reached: %s", len(e.Unreached), answers(e.Unreached))
 	}
-	return fmt.Sprintf("chunk %s not found, %d peers asked: %s", e.ID, len(e.Asked), strings.Join(answers, "; "))
+	return text
+}
+
+func answers(peers []AskedPeer) string {
+	texts := make([]string, len(peers))
+	for i, a := range peers {
+		texts[i] = fmt.Sprintf("%s: %s", a.Peer, a.Answer)
+	}
+	return strings.Join(texts, "; ")
 }
 
 // Is makes the error match chunk.ErrNotFound.

@@ -86,7 +86,7 @@ func (x *fetch) run(ctx context.Context) (chunk.Packed, []byte, error) {
 		wake := x.step(ctx, now)
 		if x.over(now) {
 			x.s.peers.countNotFound()
-			return chunk.Packed{}, nil, &NotFoundError{ID: x.f.id, Asked: x.asked}
+			return chunk.Packed{}, nil, x.s.notFound(x.f.id, x.asked)
 		}
 		timer.Reset(max(wake.Sub(now), time.Millisecond))
 		select {

@@ -57,6 +57,7 @@ type Config struct {
 
 	Self      peer.ID                                 // never asked
 	Connected func() []peer.ID                        // asked when nobody is named as provider; may be nil
+	Unreached func() []AskedPeer                      // peers to begin with that cannot be reached, for errors; may be nil
 	Served    func() map[peer.ID]exchange.ServerStats // for Stats; may be nil
 
 	Teller Teller                                                                 // tells peers what is held here; nil: nobody is told
