@@ -91,8 +91,8 @@ type jobAsk struct {
 // download together fetch different ones and trade them. What one peer alone
 // holds is fetched from it by one of them, the one rendezvous hashing names.
 //
-// It gives each chunk to deliver, from several goroutines at once; an error of
-// deliver ends it. A chunk nobody gives is searched for again until patience
+// It gives each chunk to deliver, from several goroutines at once, which must
+// not keep the bytes after it returns; an error of deliver ends it. A chunk nobody gives is searched for again until patience
 // has passed without any chunk coming; the error then joins *NotFoundErrors,
 // when all others are here.
 func (s *Swarm) Download(ctx context.Context, root chunk.ID, wanted []uint32, class Class, patience time.Duration, deliver func(chunk.Packed, []byte) error) error {
@@ -299,6 +299,7 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 		at := time.Now()
 		var plain []byte
 		if err == nil {
+			defer j.s.cfg.Recycle(packed.Bytes)
 			packed.ID = id
 			plain, err = packed.Open()
 		}
