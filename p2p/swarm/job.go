@@ -58,6 +58,7 @@ type job struct {
 	began     time.Time
 	lastCame  time.Time
 	looked    time.Time
+	lateAt    time.Time            // when dropLate last looked
 	alone     int                  // searched for by themselves now
 	tries     map[uint32]time.Time // when a chunk was first not found
 	lost      []error
@@ -176,7 +177,10 @@ func (j *job) step(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	j.sh.used = now
-	j.dropLate(now)
+	if now.Sub(j.lateAt) >= jobTick/4 {
+		j.lateAt = now
+		j.dropLate(now)
+	}
 	j.fill(now)
 	j.searchAlone(now)
 	return j.waiting == 0 && len(j.inflight) == 0 && j.alone == 0 && j.bytes <= 0
