@@ -62,6 +62,22 @@ type Options struct {
 	// empty if there is none.
 	DataDir string
 
+	// ReadWrite lets changes be made: they go to Upper, an absolute path, or,
+	// if that is empty, to a directory that is removed when the mount ends.
+	// Upper is made if it does not exist; beside it a directory UPPER.work is.
+	ReadWrite bool
+	Upper     string
+
+	// Private is a directory for the parts of writable mounts, only for root
+	// to see; needed with ReadWrite, and made if it does not exist.
+	Private string
+
+	// Keep is called once the file system is mounted, with what another process
+	// needs to serve it on when this one dies, or with an error that says why
+	// none could. Device is closed when it has returned. Its error fails the
+	// mount.
+	Keep func(*Connection, error) error
+
 	Log *slog.Logger // slog.Default by default
 }
 
@@ -103,6 +119,7 @@ type Mount struct {
 	dir   string // absolute, without symlinks
 	log   *slog.Logger
 	stats counters
+	slow  slowReads
 
 	touched *touches
 	ahead   *ahead
@@ -110,12 +127,28 @@ type Mount struct {
 	started atomic.Bool
 	ready   chan struct{}
 	dev     uint64 // device number of the mount; set before ready is closed
+
+	layers     *layers // of a writable mount, else nil; set by Run
+	overlayDev uint64  // device number of the overlay
+
+	resumed *resumed // of a Mount made by Resume
+}
+
+// at returns where the image is mounted: Dir, or below the overlay.
+func (m *Mount) at() string {
+	if m.layers != nil {
+		return m.layers.lower
+	}
+	return m.dir
 }
 
 // New checks the options and the mount point, as Check does. Nothing is
 // mounted before Run.
 func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
 	opts = opts.withDefaults(im)
+	if opts.ReadWrite && opts.Private == "" {
+		return nil, errors.New("mount: no directory for the parts of a writable mount given")
+	}
 	if err := Check(opts.Dir, opts); err != nil {
 		return nil, err
 	}
@@ -123,11 +156,15 @@ func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newMount(im, src, opts, dir), nil
+}
+
+func newMount(im *flist.Image, src chunk.Source, opts Options, dir string) *Mount {
 	return &Mount{
 		im: im, src: src, opts: opts, dir: dir, ready: make(chan struct{}),
 		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead),
 		log: opts.Log.With("mount", dir, "flist", im.CID().String()),
-	}, nil
+	}
 }
 
 // Dir returns the mount point, absolute and without symlinks.
@@ -147,25 +184,38 @@ func (m *Mount) Run(ctx context.Context) error {
 	if m.started.Swap(true) {
 		return errors.New("mount: Run called twice")
 	}
+	if m.opts.ReadWrite && m.layers == nil {
+		var err error
+		if m.layers, err = newLayers(m.im, m.opts.Private, m.opts.Upper); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
+		}
+	}
+	if m.layers != nil {
+		defer m.layers.remove()
+	}
 	reads, stop := context.WithCancel(ctx)
 	defer m.ahead.end()
 	defer stop()
-	server, err := fuse.NewServer(newFileSystem(reads, m), m.dir, m.fuseOptions())
-	if err != nil {
-		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
-		return errors.Join(err, checkMounts(m.dir)) // a failure half-way may have left something
-	}
+	fs := timed{newFileSystem(reads, m)}
 	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		server.Serve()
-	}()
-	if err := m.settle(server); err != nil {
-		err = fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
-		return errors.Join(err, m.takeAway(served))
+	serve := func(server *fuse.Server) {
+		go func() {
+			defer close(served)
+			server.Serve()
+		}()
+	}
+	if m.resumed != nil {
+		server, err := m.resumed.serve(fs, m.fuseOptions())
+		if err != nil {
+			return fmt.Errorf("take over mount %s: %w", m.dir, err)
+		}
+		serve(server)
+	} else if err := m.begin(fs, serve, served); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", m.opts.FSName, m.dir, err)
 	}
 	m.log.Info("mounted", "inodes", m.im.NumInodes())
 	close(m.ready)
+	defer m.watch(reads, stop)()
 	select {
 	case <-served:
 		m.log.Info("unmounted")
@@ -175,11 +225,54 @@ func (m *Mount) Run(ctx context.Context) error {
 	}
 }
 
+// begin mounts, and returns when the file system answers.
+func (m *Mount) begin(fs fuse.RawFileSystem, serve func(*fuse.Server), served <-chan struct{}) error {
+	o := m.fuseOptions()
+	dev, err := m.connect(o)
+	if err != nil {
+		return err
+	}
+	mine, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		dev.Close()
+		return errors.Join(err, checkMounts(m.at()))
+	}
+	kept := os.NewFile(uintptr(mine), "/dev/fuse")
+	defer kept.Close()
+	server, err := newServer(fs, dev, o)
+	if err != nil {
+		kept.Close()
+		return errors.Join(err, checkMounts(m.at())) // a failure half-way may have left something
+	}
+	serve(server)
+	if err = m.settle(); err == nil {
+		err = m.keep(server, kept)
+	}
+	if err != nil {
+		return errors.Join(err, m.takeAway(served))
+	}
+	return nil
+}
+
+// watch starts what a writable mount needs beside it, and returns what ends it.
+func (m *Mount) watch(ctx context.Context, stop context.CancelFunc) (end func()) {
+	if m.layers == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.watchOverlay(ctx)
+	}()
+	return func() {
+		stop()
+		<-done
+	}
+}
+
 func (m *Mount) fuseOptions() *fuse.MountOptions {
-	o := &fuse.MountOptions{
+	return &fuse.MountOptions{
 		FsName: m.opts.FSName, Name: fsType, AllowOther: m.opts.AllowOther,
-		Options:       []string{"ro", "default_permissions"},
-		DirectMount:   true, // as root; fusermount3 is used otherwise
 		MaxWrite:      maxRead,
 		MaxBackground: inFlight,
 		// Nothing changes behind the kernel's back.
@@ -192,29 +285,21 @@ func (m *Mount) fuseOptions() *fuse.MountOptions {
 			m.log.Error("panic while answering the kernel", "panic", v, "stack", string(debug.Stack()))
 			return fuse.EIO
 		},
-		DirectMountFlags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY,
 	}
-	if m.opts.SetUID {
-		o.Options = append(o.Options, "suid")
-	}
-	if m.opts.Devices {
-		o.Options = append(o.Options, "dev")
-	}
-	return o
 }
 
 // settle waits for the first answer and does what can be done only then.
-func (m *Mount) settle(server *fuse.Server) error {
-	if err := server.WaitMount(); err != nil {
-		return err
-	}
+func (m *Mount) settle() error {
 	var st unix.Stat_t
-	if err := unix.Stat(m.dir, &st); err != nil {
+	if err := unix.Stat(m.at(), &st); err != nil {
 		return err
 	}
 	m.dev = st.Dev
 	if err := m.setReadAhead(m.opts.ReadAhead); err != nil {
 		m.log.Debug("readahead stays at the kernel's default", "err", err)
+	}
+	if m.layers != nil {
+		return m.mountOverlay()
 	}
 	return nil
 }
@@ -240,11 +325,18 @@ func (m *Mount) takeAway(served <-chan struct{}) error {
 	if holders := findHolders(m.dir); len(holders) > 0 {
 		m.log.Warn("mount is taken away while in use", "holders", describe(holders))
 	}
-	top, err := topMount(m.dir)
-	if err == nil && top.ours() && (top.dev == m.dev || m.dev == 0) {
+	var err error
+	if m.layers != nil {
+		if top, terr := topMount(m.dir); terr == nil && top.ours() && top.dev == m.overlayDev {
+			err = unmount(m.dir, unix.MNT_DETACH)
+		}
+	}
+	if top, terr := topMount(m.at()); terr == nil && top.ours() && (top.dev == m.dev || m.dev == 0) {
 		// MNT_FORCE ends the connection even where other mount namespaces
 		// still hold the file system, MNT_DETACH frees the mount point.
-		err = unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH)
+		err = errors.Join(err, unmount(m.at(), unix.MNT_FORCE|unix.MNT_DETACH))
+	} else {
+		err = errors.Join(err, terr)
 	}
 	if err != nil && !errors.Is(err, ErrNotMounted) {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
@@ -270,7 +362,7 @@ func (m *Mount) Unmount(lazy bool) error {
 		return fmt.Errorf("unmount %s: it is not mounted yet: end Run's context instead", m.dir)
 	}
 	top, err := topMount(m.dir)
-	if err != nil || top.dev != m.dev {
+	if err != nil || top.dev != m.dev && (m.layers == nil || top.dev != m.overlayDev) {
 		return err
 	}
 	return Unmount(m.dir, lazy)
@@ -303,6 +395,9 @@ func Unmount(dir string, lazy bool) error {
 	}
 	switch {
 	case err == nil:
+		if lower := top.lower(); lower != "" {
+			_ = unmount(lower, unix.MNT_DETACH) // else its process does
+		}
 		return nil
 	case errors.Is(err, unix.EBUSY):
 		return &BusyError{Dir: dir, Holders: findHolders(dir), Mounts: mountsBelow(dir)}

@@ -22,6 +22,9 @@ import (
 // killed; see TestStaleMountIsClearedAway.
 const serveThenDie = "FLISTNODE_TEST_MOUNT_DIR"
 
+// serveWritable makes that mount writable; it names the private directory.
+const serveWritable = "FLISTNODE_TEST_MOUNT_PRIVATE"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveThenDie); dir != "" {
 		serve(dir)
@@ -109,6 +112,9 @@ func start(t testing.TB, im *flist.Image, src *memory, change ...func(*mount.Opt
 	case <-m.Ready():
 	case err := <-r.done:
 		t.Fatalf("Run: %v", err)
+	}
+	if err := mount.NoPoll(opts.Dir); err != nil { // this process reads what it serves
+		t.Fatal(err)
 	}
 	return r
 }

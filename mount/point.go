@@ -47,7 +47,10 @@ func Check(dir string, opts Options) error {
 	case !info.IsDir():
 		return fmt.Errorf("mount point %s is not a directory: %w", dir, unix.ENOTDIR)
 	}
-	if err := checkData(dir, abs, opts.DataDir); err != nil || opts.NonEmpty {
+	if err := checkData(dir, abs, opts.DataDir); err != nil {
+		return err
+	}
+	if err := checkUpper(abs, opts.Upper); err != nil || opts.NonEmpty {
 		return err
 	}
 	empty, err := isEmpty(abs)
@@ -81,11 +84,18 @@ func checkMounts(dir string) error {
 	for i := len(on) - 1; i >= 0 && on[i].ours(); i-- {
 		// Attributes are cached, so only a request tells whether it is alive.
 		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+		at := dir
+		if lower := on[i].lower(); lower != "" {
+			at = lower
+		}
+		if err := unix.Statfs(at, &st); !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
 			return fmt.Errorf("mount point %s: %s is already mounted there: %w", dir, on[i].source, unix.EBUSY)
 		}
 		if err := unmount(dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("mount point %s is a stale mount of %s that cannot be cleared away: %w", dir, on[i].source, err)
+		}
+		if at != dir {
+			_ = unmount(at, unix.MNT_DETACH) // nobody sees it any more
 		}
 	}
 	return nil
@@ -148,12 +158,48 @@ func resolve(path string) (string, error) {
 // mountPoint is one line of mountinfo.
 type mountPoint struct {
 	dir, fsType, source string
+	options             string // of the file system
 	dev                 uint64
+}
+
+// option returns the value of an option that is a path.
+func (m mountPoint) option(name string) string {
+	for _, o := range splitOptions(m.options) {
+		if v, ok := strings.CutPrefix(o, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// splitOptions undoes escapePath as it splits at commas.
+func splitOptions(s string) []string {
+	list := []string{""}
+	for i := 0; i < len(s); i++ {
+		switch last := &list[len(list)-1]; {
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+			*last += s[i : i+1]
+		case s[i] == ',':
+			list = append(list, "")
+		default:
+			*last += s[i : i+1]
+		}
+	}
+	return list
+}
+
+// lower returns where the image below a writable mount is mounted.
+func (m mountPoint) lower() string {
+	if m.fsType != "overlay" {
+		return ""
+	}
+	return m.option("lowerdir")
 }
 
 // ours reports whether m is a mount of this program.
 func (m mountPoint) ours() bool {
-	return m.fsType == "fuse."+fsType && strings.HasPrefix(m.source, fsPrefix)
+	return (m.fsType == "fuse."+fsType || m.fsType == "overlay") && strings.HasPrefix(m.source, fsPrefix)
 }
 
 // mountsAt returns what is mounted on dir, the topmost last.
@@ -210,7 +256,11 @@ func mounts() ([]mountPoint, error) {
 		if _, err := fmt.Sscanf(l[2], "%d:%d", &major, &minor); err != nil {
 			continue
 		}
-		all = append(all, mountPoint{dir: unescape(l[4]), fsType: r[0], source: unescape(r[1]), dev: unix.Mkdev(major, minor)})
+		m := mountPoint{dir: unescape(l[4]), fsType: r[0], source: unescape(r[1]), dev: unix.Mkdev(major, minor)}
+		if len(r) > 2 {
+			m.options = unescape(r[2])
+		}
+		all = append(all, m)
 	}
 	return all, lines.Err()
 }

@@ -94,7 +94,9 @@ func serve(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	mnt, err := mount.New(im, m, mount.Options{Dir: dir})
+	mnt, err := mount.New(im, m, mount.Options{
+		Dir: dir, ReadWrite: os.Getenv(serveWritable) != "", Private: os.Getenv(serveWritable),
+	})
 	if err != nil {
 		panic(err)
 	}
@@ -104,6 +106,24 @@ func serve(dir string) {
 	}()
 	fmt.Println("ended:", mnt.Run(ctx))
 	os.Exit(0)
+}
+
+// startAndKill kills a process that mounts as soon as it has.
+func startAndKill(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	cmd.Process.Kill()
+	cmd.Wait()
+	if line != "ready\n" {
+		t.Fatalf("the other process said %q, %v", line, err)
+	}
 }
 
 func TestStaleMountIsClearedAway(t *testing.T) {
@@ -119,19 +139,7 @@ func TestStaleMountIsClearedAway(t *testing.T) {
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), serveThenDie+"="+dir)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	cmd.Process.Kill()
-	cmd.Wait()
-	if line != "ready\n" {
-		t.Fatalf("the other process said %q, %v", line, err)
-	}
+	startAndKill(t, cmd)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != unix.ENOTCONN {
 		t.Fatalf("statfs of the stale mount: %v, want ENOTCONN", err)

@@ -40,6 +40,7 @@ type Stats struct {
 	ChunkGets   uint64            // chunks asked of the Source
 	ReadErrors  uint64            // reads that failed with EIO
 	Interrupted uint64            // reads given up by their process
+	Slowest     []SlowRead        // the slowest first
 }
 
 // Stats returns the counts so far.
@@ -48,6 +49,7 @@ func (m *Mount) Stats() Stats {
 		Requests:  make(map[string]uint64, numOps),
 		BytesRead: m.stats.bytes.Load(), ChunkGets: m.stats.gets.Load(),
 		ReadErrors: m.stats.failed.Load(), Interrupted: m.stats.interrupted.Load(),
+		Slowest: m.slow.slowest(m.im),
 	}
 	for i, name := range opNames {
 		s.Requests[name] = m.stats.ops[i].Load()

@@ -14,6 +14,11 @@ func (f *fileSystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string,
 	if !ok {
 		return 0, statusNoInode
 	}
+	if f.layers != nil {
+		if name, ok = fromOverlay(name); !ok {
+			return 0, statusNoXattr
+		}
+	}
 	value, ok := f.im.Xattr(ino, bytesOf(name))
 	if !ok {
 		return 0, statusNoXattr
@@ -37,11 +42,18 @@ func (f *fileSystem) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte
 		if in.Uid != 0 && bytes.HasPrefix(name, []byte("trusted.")) {
 			continue
 		}
-		if end := size + len(name) + 1; end <= len(dest) {
-			copy(dest[size:], name)
+		at, insert := 0, ""
+		if f.layers != nil {
+			at, insert = toOverlay(name)
+		}
+		end := size + len(name) + len(insert) + 1
+		if end <= len(dest) {
+			n := size + copy(dest[size:], name[:at])
+			n += copy(dest[n:], insert)
+			copy(dest[n:], name[at:])
 			dest[end-1] = 0
 		}
-		size += len(name) + 1
+		size = end
 	}
 	if size > len(dest) {
 		return uint32(size), statusNoRoom

@@ -26,6 +26,8 @@ type Config struct {
 	CacheBytes   int64         // of unpacked chunks kept in memory
 	ReadTimeout  time.Duration // a read of a mounted file waits so long for a chunk
 	FetchTimeout time.Duration // a command waits so long for a chunk
+	KeepMounts   bool          // remember mounts and bring them back at the next start
+	HoldCommand  []string      // runs hold.Serve, which keeps mounts while no daemon runs; nil for none
 	Version      string        // of the program, as status and peers show it
 }
 

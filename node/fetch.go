@@ -228,7 +228,7 @@ func (f *fetch) bring(ctx context.Context, i int) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	p, data, err := f.n.fromSwarm(ctx, f.ids[i], f.n.bulk(f.root).w)
+	p, data, err := f.n.ask(ctx, f.ids[i], f.n.bulk(f.root).w)
 	if errors.Is(err, chunk.ErrNotFound) && ctx.Err() == nil {
 		f.mu.Lock()
 		f.missing = append(f.missing, err)

@@ -19,6 +19,7 @@ type want struct {
 	class    swarm.Class   // who comes first when links are full
 	patience time.Duration // how long a chunk nobody gives is waited for
 	once     bool          // the content is needed once: it is not put into the cache
+	from     *origins      // counts where chunks came from; nil if nobody asks
 }
 
 // flightKey tells requests apart that must not wait for one another: a read
@@ -34,56 +35,67 @@ type flightKey struct {
 // and shared.
 func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 	if data, ok := n.cache.get(id); ok {
+		w.from.cached()
 		return data, nil
 	}
 	data, err := n.flights.do(ctx, flightKey{id: id, here: true}, func(ctx context.Context) ([]byte, error) {
-		data, err := n.fromStore(ctx, id)
-		if err == nil && !w.once {
-			n.cache.add(id, data)
-		}
-		return data, err
+		return n.fromStore(ctx, id, w)
 	})
 	if !errors.Is(err, chunk.ErrNotFound) {
 		return data, err
 	}
 	return n.flights.do(ctx, flightKey{id: id, class: w.class}, func(ctx context.Context) ([]byte, error) {
-		if data, ok := n.cache.peek(id); ok {
-			return data, nil // it came since the store was asked
-		}
-		p, data, err := n.fromSwarm(ctx, id, w)
-		if err == nil {
-			if !w.once {
-				n.cache.add(id, data)
-			}
-			// Others may have it from the cache already: it is kept even if the
-			// one who asked, a readahead that was given up, has left.
-			n.keep(context.WithoutCancel(ctx), p)
-		}
-		return data, err
+		return n.fromSwarm(ctx, id, w)
 	})
 }
 
 // fromStore reads a chunk from the store. One that the store found corrupt,
 // and dropped, is one it does not have.
-func (n *Node) fromStore(ctx context.Context, id chunk.ID) ([]byte, error) {
+func (n *Node) fromStore(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 	data, err := n.store.Get(ctx, id)
 	var corrupt *chunk.CorruptError
 	if errors.As(err, &corrupt) {
 		n.log.Warn("chunk in the store was corrupt, fetching it again", "chunk", id, "err", err)
 		return nil, fmt.Errorf("%w: %w", chunk.ErrNotFound, err)
 	}
+	if err == nil {
+		w.from.stored()
+		n.inCache(id, data, w)
+	}
 	return data, err
 }
 
-// fromSwarm asks the peers. The swarm gives up after a while by itself, and
+// fromSwarm fetches a chunk from the peers and keeps it.
+func (n *Node) fromSwarm(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
+	if data, ok := n.cache.peek(id); ok {
+		return data, nil // it came since the store was asked
+	}
+	p, data, err := n.ask(ctx, id, w)
+	if err != nil {
+		return nil, err
+	}
+	w.from.fetched(len(data))
+	n.inCache(id, data, w)
+	n.keep(ctx, p)
+	return data, nil
+}
+
+// ask asks the peers. The swarm gives up after a while by itself, and
 // says whom it asked; a longer patience asks again.
-func (n *Node) fromSwarm(ctx context.Context, id chunk.ID, w want) (chunk.Packed, []byte, error) {
+func (n *Node) ask(ctx context.Context, id chunk.ID, w want) (chunk.Packed, []byte, error) {
 	began := time.Now()
 	for {
 		p, data, err := n.swarm.GetPacked(ctx, id, w.class, swarm.Hint{Root: w.root})
 		if !errors.Is(err, chunk.ErrNotFound) || time.Since(began)+n.findTimeout/2 > w.patience {
 			return p, data, err
 		}
+	}
+}
+
+// inCache puts content into the cache unless it is needed only once.
+func (n *Node) inCache(id chunk.ID, data []byte, w want) {
+	if !w.once {
+		n.cache.add(id, data)
 	}
 }
 

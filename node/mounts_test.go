@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
 
@@ -30,6 +31,7 @@ func TestMountedFilesAreThoseThatWerePacked(t *testing.T) {
 		t.Skip("mounting is not allowed here:", err)
 	}
 	must(t, err)
+	must(t, mount.NoPoll(at)) // this process reads what it serves
 	for path, want := range files {
 		got, err := os.ReadFile(filepath.Join(at, path))
 		if err != nil || !bytes.Equal(got, want) {
@@ -92,6 +94,7 @@ func TestReadOfAChunkNobodyHasFailsAfterABoundedWaitAndSaysWhy(t *testing.T) {
 		t.Skip("mounting is not allowed here:", err)
 	}
 	must(t, err)
+	must(t, mount.NoPoll(at)) // this process reads what it serves
 	if _, err := os.ReadFile(filepath.Join(at, "/usr/lib/large")); !errors.Is(err, syscall.EIO) {
 		t.Errorf("read of a chunk nobody has: %v", err)
 	}

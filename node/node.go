@@ -50,6 +50,7 @@ type Node struct {
 	flights   flights[flightKey, []byte]
 	images    *images
 	mounts    *mounts
+	keeping   keeping
 
 	keepWarned atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
 	running    atomic.Bool
@@ -69,7 +70,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), findTimeout: min(cfg.ReadTimeout, cfg.FetchTimeout)}
-	n.mounts = newMounts()
+	n.mounts = newMounts(cfg.KeepMounts)
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -101,6 +102,7 @@ func (n *Node) open(ctx context.Context) error {
 const (
 	storeDir      = "store"
 	tempDirName   = "tmp"
+	mountsDirName = "mounts"
 	identityFile  = "identity.key"
 	knownPeerFile = "peers.json"
 )
@@ -114,6 +116,9 @@ func (n *Node) openData() error {
 }
 
 func (n *Node) tempDir() string { return filepath.Join(n.cfg.Data, tempDirName) }
+
+// mountsDir is where the parts of writable mounts are.
+func (n *Node) mountsDir() string { return filepath.Join(n.cfg.Data, mountsDirName) }
 
 // openStore opens the store and, now that nobody else has the data directory,
 // removes what a node that died left in the directory of temporary files.
@@ -220,6 +225,12 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.host.Run(gctx) })
 	g.Go(func() error { return n.swarm.Run(gctx) })
 	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
+	if n.cfg.KeepMounts {
+		g.Go(func() error {
+			n.restore(gctx)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -239,7 +250,7 @@ func (n *Node) Close() error {
 	if n.closed.Swap(true) {
 		return nil
 	}
-	errs := []error{n.mounts.close()}
+	errs := []error{n.mounts.close(), n.closeKeeper()}
 	if n.client != nil {
 		errs = append(errs, n.client.Close())
 	}

@@ -396,7 +396,7 @@ func TestReadSucceedsWhenItCannotBeKept(t *testing.T) {
 	// A store that refuses to keep is played by a chunk that has no valid form.
 	piece, _ := im.PieceAt(ino, 0)
 	id, _ := im.Chunk(piece.Chunk)
-	p, _, err := b.fromSwarm(t.Context(), id, b.working(im.CID()).w)
+	p, _, err := b.ask(t.Context(), id, b.working(im.CID()).w)
 	must(t, err)
 	p.Size = -1
 	b.keep(t.Context(), p)

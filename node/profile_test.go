@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
 
@@ -23,6 +24,7 @@ func mountOn(t *testing.T, n *Node, req api.MountRequest) string {
 		t.Skip("mounting is not allowed here:", err)
 	}
 	must(t, err)
+	must(t, mount.NoPoll(req.Dir)) // this process reads what it serves
 	return req.Dir
 }
 

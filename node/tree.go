@@ -140,6 +140,15 @@ var typeNames = map[uint32]string{
 
 func typeName(mode uint32) string { return typeNames[mode&flist.ModeType] }
 
+// Chunk implements api.Reader.
+func (n *Node) Chunk(ctx context.Context, name string, id chunk.ID) ([]byte, error) {
+	root, err := parseCID(name)
+	if err != nil {
+		return nil, err
+	}
+	return n.reading(root).Get(ctx, id)
+}
+
 // Cat implements api.Reader.
 func (n *Node) Cat(ctx context.Context, name, path string, w io.Writer) error {
 	im, ino, err := n.resolve(ctx, name, path)

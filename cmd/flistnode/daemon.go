@@ -25,7 +25,8 @@ may use.
 
 It listens on --listen, begins with --peer and the peers it knew when it last
 ran, and finds others on the LAN. On SIGTERM or ctrl-C it unmounts what it
-mounted and ends with exit code 0. Under systemd (Type=notify) it tells when it
+mounted and ends with exit code 0; the next start brings those mounts back, until
+"flistnode umount". Under systemd (Type=notify) it tells when it
 is ready.`,
 		Example: `  flistnode daemon
   flistnode daemon --data /srv/flistnode --listen /ip4/0.0.0.0/tcp/4101 --site attic
@@ -44,7 +45,10 @@ func (a *app) daemon(ctx context.Context) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	err := a.runNode(ctx, a.settings.node, func(ctx context.Context, n *node.Node) error {
+	cfg := a.settings.node
+	// By way of /proc, since the file may have been replaced by a newer one.
+	cfg.KeepMounts, cfg.HoldCommand = true, []string{"/proc/self/exe", holdCommand}
+	err := a.runNode(ctx, cfg, func(ctx context.Context, n *node.Node) error {
 		l, err := api.Listen(a.settings.node.API)
 		if err != nil {
 			return err

@@ -20,14 +20,20 @@ func newMount(a *app) *cobra.Command {
 	var ownerOnly bool
 	cmd := &cobra.Command{
 		Use:   "mount FLIST DIR",
-		Short: "Mount an flist on a directory, read-only",
+		Short: "Mount an flist on a directory",
 		Long: `Mount FLIST on the directory DIR, which must exist and be empty. The tree is there
 at once; content is fetched when it is read, and verified before it is seen. A
 chunk that nobody sends within --read-timeout makes the read fail (EIO).
 
-With a daemon, mount returns when the mount is there, and the daemon keeps it.
+With a daemon, mount returns when the mount is there, and the daemon keeps it, also
+when it is killed and started again.
 Without one, this process serves the mount, and other commands through the
 control socket, until ctrl-C or "flistnode umount DIR".
+
+With --rw the mount can be written to. What is written goes to a directory above the
+image, which stays as it is: to a new one that is removed when the mount ends, or to
+--upper DIR, which keeps it for the next mount (work files go to DIR.work). This
+takes overlayfs, and root or a user namespace in which the node has been started.
 
 Setuid bits, file capabilities and device nodes are shown, but have no effect
 unless --suid and --dev are given.
@@ -36,18 +42,32 @@ What a workload touched at its start when FLIST was mounted before, here or by a
 peer, is fetched ahead of its reads (--prefetch profile); "none" fetches only
 what is read, "all" goes on with everything else. Reads come first.
 
-With --json: one document with "dir", "flist" and "since".`,
+With --json: one document with "dir", "flist", "since" and what else "flistnode
+mounts" lists.`,
 		Example: `  flistnode mount CID /mnt/image
+  flistnode mount --rw --upper /srv/changes CID /mnt/image
   flistnode mount rootfs.flist /mnt/image --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...`,
 		Args:              wantArgs(2, 2),
 		ValidArgsFunction: a.completeFList(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.AllowOther = os.Geteuid() == 0 && !ownerOnly
+			if req.Upper != "" {
+				abs, err := filepath.Abs(req.Upper)
+				if err != nil {
+					return fmt.Errorf("make path %s absolute: %w", quote(req.Upper), err)
+				}
+				req.Upper, req.ReadWrite = abs, true
+			}
+			if req.ReadWrite && ownerOnly {
+				return usagef("--rw and --owner-only exclude each other: give the mount point's parent a mode instead")
+			}
 			return a.mount(cmd.Context(), args[0], args[1], req)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&req.NonEmpty, "nonempty", false, "mount even if DIR is not empty; what is in it is hidden")
+	f.BoolVar(&req.ReadWrite, "rw", false, "let the mount be written to; changes are thrown away unless --upper is given")
+	f.StringVar(&req.Upper, "upper", "", "`DIR` that keeps what is written; made if it does not exist; implies --rw")
 	f.BoolVar(&req.SetUID, "suid", false, "let setuid bits and file capabilities have effect; only root may")
 	f.BoolVar(&req.Devices, "dev", false, "let device nodes be opened; only root may")
 	f.StringVar(&req.Name, "name", "", "`NAME` to list the flist by")

@@ -83,11 +83,11 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
 	a.settings.register(f)
 
 	addCommands(root, groupImages,
-		newPack(a), newMount(a), newUmount(a), newUnpack(a), newFetch(a),
+		newPack(a), newMount(a), newUmount(a), newServeVirtiofs(a), newUnpack(a), newFetch(a),
 		newLs(a), newTree(a), newStat(a), newCat(a), newDiff(a), newInspect(a), newVerify(a), newProfile(a), newFLists(a))
 	addCommands(root, groupNode,
 		newDaemon(a), newStatus(a), newPeers(a), newID(a), newMounts(a), newConfig(a), newTestnet(a), newBench(a))
-	addCommands(root, groupOther, newVersion(a), newDocs())
+	addCommands(root, groupOther, newVersion(a), newDocs(), newHold())
 	addTopics(root)
 	return root
 }
@@ -168,7 +168,7 @@ func quietLibp2p(handler slog.Handler, wanted bool) {
 func needsSettings(cmd *cobra.Command) bool {
 	for c := cmd; c.HasParent(); c = c.Parent() {
 		switch c.Name() {
-		case "help", "completion", "docs", "version", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+		case "help", "completion", "docs", "version", holdCommand, cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
 			return false
 		}
 	}

@@ -17,8 +17,12 @@ func newUmount(a *app) *cobra.Command {
 		Aliases: []string{"unmount"},
 		Short:   "End a mount",
 		Long: `End the mount at DIR. A mount that is in use stays, and umount fails with exit
-code 5; with --force it is taken out of the tree at once and ends when its last
+code 5 and the names of its users; with --lazy it is taken out of the tree at once and ends when its last
 user is gone.
+
+A daemon brings its mounts back when it is started again, until they are
+unmounted. What was written to a writable mount is gone with it unless it was
+mounted with --upper.
 
 A mount left behind by a node that was killed is cleared away too, with or
 without a daemon.`,
@@ -34,37 +38,7 @@ without a daemon.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "detach the mount even if it is in use")
+	cmd.Flags().BoolVar(&force, "lazy", false, "detach the mount even if it is in use")
+	cmd.Flags().BoolVar(&force, "force", false, "the same as --lazy")
 	return cmd
-}
-
-func newMounts(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "mounts",
-		Short: "List what the daemon has mounted",
-		Long: `List what the daemon has mounted: directory, flist, name, since when, how much was
-read and how many reads failed.
-
-With --json: one document, an array of {"dir", "flist", "name", "since", ...}.`,
-		Example: `  flistnode mounts`,
-		Args:    wantArgs(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withDaemon(cmd.Context(), a.mounts)
-		},
-	}
-}
-
-func (a *app) mounts(ctx context.Context, c *api.Client) error {
-	mounts, err := c.Mounts(ctx)
-	if err != nil {
-		return fmt.Errorf("list mounts: %w", err)
-	}
-	if a.json {
-		return a.printJSON(orEmpty(mounts))
-	}
-	t := a.table("DIR", "FLIST", "NAME", "SINCE", "READ", "FAILED READS")
-	for _, m := range mounts {
-		t.row(quote(m.Dir), m.FList, dash(m.Name), when(m.Since), size(m.BytesRead), count(m.ReadErrors))
-	}
-	return t.flush()
 }

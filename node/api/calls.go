@@ -1,11 +1,14 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+
+	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // Pack implements Maker.
@@ -69,6 +72,18 @@ func (c *Client) Cat(ctx context.Context, flist, path string, w io.Writer) error
 	return c.content(ctx, "/cat", url.Values{"flist": {flist}, "path": {path}}, w)
 }
 
+// Chunk implements Reader. It checks what came.
+func (c *Client) Chunk(ctx context.Context, flist string, id chunk.ID) ([]byte, error) {
+	var b bytes.Buffer
+	if err := c.content(ctx, "/chunk", url.Values{"flist": {flist}, "id": {id.String()}}, &b); err != nil {
+		return nil, err
+	}
+	if err := chunk.Verify(id, b.Bytes()); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
 // Diff implements Checker.
 func (c *Client) Diff(ctx context.Context, a, b string, each func(Change) error) error {
 	return c.stream(ctx, "/diff", url.Values{"a": {a}, "b": {b}}, nil, nil, onItem(each))
@@ -91,7 +106,7 @@ func (c *Client) Verify(ctx context.Context, req VerifyRequest, progress func(Ve
 // Mount implements Mounter.
 func (c *Client) Mount(ctx context.Context, req MountRequest) (MountInfo, error) {
 	var info MountInfo
-	err := c.call(ctx, http.MethodPost, "/mount", url.Values{"dir": {req.Dir}}, req, &info)
+	err := c.call(ctx, http.MethodPost, "/mount", url.Values{"dir": {req.Dir}, "upper": {req.Upper}}, req, &info)
 	return info, err
 }
 

@@ -15,6 +15,8 @@ package api
 import (
 	"context"
 	"io"
+
+	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // Service is everything a node can be asked. The node implements it, and the
@@ -67,6 +69,9 @@ type Reader interface {
 	Stat(ctx context.Context, flist, path string) (Entry, error)
 	// Cat writes the content of a regular file to w.
 	Cat(ctx context.Context, flist, path string, w io.Writer) error
+	// Chunk returns the verified content of a chunk of an flist, as a read of a
+	// mounted file gets it.
+	Chunk(ctx context.Context, flist string, id chunk.ID) ([]byte, error)
 }
 
 // Checker compares and checks images.

@@ -2,7 +2,12 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // handler has one method for each question. A method that returns an error
@@ -90,6 +95,24 @@ func (h handler) cat(w http.ResponseWriter, r *http.Request) error {
 	return out.end(h.s.Cat(r.Context(), q.Get("flist"), q.Get("path"), out))
 }
 
+func (h handler) chunk(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	c, err := cid.Decode(q.Get("id"))
+	if err != nil {
+		return fmt.Errorf("%w: chunk %q: %w", ErrInvalid, q.Get("id"), err)
+	}
+	id, err := chunk.FromCID(c)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	data, err := h.s.Chunk(r.Context(), q.Get("flist"), id)
+	out := &contentWriter{w: w}
+	if err == nil {
+		_, err = out.Write(data)
+	}
+	return out.end(err)
+}
+
 func (h handler) diff(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	ev := newEventWriter(w)
@@ -119,7 +142,7 @@ func (h handler) mount(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	req.Dir = r.URL.Query().Get("dir")
+	req.Dir, req.Upper = r.URL.Query().Get("dir"), r.URL.Query().Get("upper")
 	info, err := h.s.Mount(r.Context(), req)
 	return answer(w, info, err)
 }

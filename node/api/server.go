@@ -28,6 +28,7 @@ func Handler(s Service) http.Handler {
 		"GET /export":          h.export,
 		"POST /list":           h.list,
 		"GET /stat":            h.stat,
+		"GET /chunk":           h.chunk,
 		"GET /cat":             h.cat,
 		"POST /diff":           h.diff,
 		"GET /inspect":         h.inspect,

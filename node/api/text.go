@@ -116,14 +116,26 @@ type mountJSON struct {
 	FList      string    `json:"flist"`
 	Name       string    `json:"name,omitempty"`
 	Since      time.Time `json:"since"`
+	ReadWrite  bool      `json:"read_write"`
+	Upper      string    `json:"upper,omitempty"`
+	UpperBytes []byte    `json:"upper_bytes,omitempty"`
+	Problem    string    `json:"problem,omitempty"`
+	Detached   bool      `json:"detached,omitempty"`
 	BytesRead  uint64    `json:"bytes_read"`
 	ReadErrors uint64    `json:"read_errors"`
+
+	Requests map[string]uint64 `json:"requests,omitempty"`
+	Chunks   ChunkOrigins      `json:"chunks"`
+	Slowest  []SlowRead        `json:"slowest_reads,omitempty"`
 }
 
 // MarshalJSON writes m with its directory as said above.
 func (m MountInfo) MarshalJSON() ([]byte, error) {
-	j := mountJSON{FList: m.FList, Name: m.Name, Since: m.Since, BytesRead: m.BytesRead, ReadErrors: m.ReadErrors}
+	j := mountJSON{FList: m.FList, Name: m.Name, Since: m.Since, ReadWrite: m.ReadWrite, Problem: m.Problem,
+		Detached: m.Detached, BytesRead: m.BytesRead, ReadErrors: m.ReadErrors,
+		Requests: m.Requests, Chunks: m.Chunks, Slowest: m.Slowest}
 	j.Dir, j.DirBytes = show(m.Dir)
+	j.Upper, j.UpperBytes = show(m.Upper)
 	return json.Marshal(j)
 }
 
@@ -134,6 +146,33 @@ func (m *MountInfo) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*m = MountInfo{Dir: unshow(j.Dir, j.DirBytes), FList: j.FList, Name: j.Name, Since: j.Since,
-		BytesRead: j.BytesRead, ReadErrors: j.ReadErrors}
+		ReadWrite: j.ReadWrite, Upper: unshow(j.Upper, j.UpperBytes), Problem: j.Problem, Detached: j.Detached,
+		BytesRead: j.BytesRead, ReadErrors: j.ReadErrors, Requests: j.Requests, Chunks: j.Chunks, Slowest: j.Slowest}
+	return nil
+}
+
+type slowJSON struct {
+	Path      string    `json:"path"`
+	PathBytes []byte    `json:"path_bytes,omitempty"`
+	Offset    uint64    `json:"offset"`
+	Millis    float64   `json:"ms"`
+	At        time.Time `json:"at"`
+	Failed    bool      `json:"failed,omitempty"`
+}
+
+// MarshalJSON writes r with its path as said above.
+func (r SlowRead) MarshalJSON() ([]byte, error) {
+	j := slowJSON{Offset: r.Offset, Millis: r.Millis, At: r.At, Failed: r.Failed}
+	j.Path, j.PathBytes = show(r.Path)
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (r *SlowRead) UnmarshalJSON(b []byte) error {
+	var j slowJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	*r = SlowRead{Path: unshow(j.Path, j.PathBytes), Offset: j.Offset, Millis: j.Millis, At: j.At, Failed: j.Failed}
 	return nil
 }

@@ -257,7 +257,11 @@ type MountRequest struct {
 	AllowOther bool   `json:"allow_other,omitempty"` // other users may look into it
 	SetUID     bool   `json:"set_uid,omitempty"`     // setuid bits and file capabilities have effect
 	Devices    bool   `json:"devices,omitempty"`     // device nodes can be opened
-	Prefetch   string `json:"prefetch,omitempty"`    // one of the Prefetch constants; "" is PrefetchProfile
+	ReadWrite  bool   `json:"read_write,omitempty"`  // changes go to a layer above
+	// Upper is the directory that keeps the changes; "" throws them away when
+	// the mount ends. It travels in the query.
+	Upper    string `json:"-"`
+	Prefetch string `json:"prefetch,omitempty"` // one of the Prefetch constants; "" is PrefetchProfile
 }
 
 // What a mount fetches before it is asked for.
@@ -282,8 +286,32 @@ type MountInfo struct {
 	FList      string
 	Name       string
 	Since      time.Time
+	ReadWrite  bool
+	Upper      string // directory that keeps the changes; any bytes, "" if they are thrown away
+	Problem    string // why it is remembered but not mounted; "" if it is mounted
+	Detached   bool   // no longer in the tree, but still in use
 	BytesRead  uint64 // by the kernel
 	ReadErrors uint64 // reads that failed
+	Requests   map[string]uint64
+	Chunks     ChunkOrigins
+	Slowest    []SlowRead // the slowest first
+}
+
+// ChunkOrigins says how often a mount found a chunk where.
+type ChunkOrigins struct {
+	Cache     uint64 `json:"cache"` // in memory
+	Store     uint64 `json:"store"` // on disk
+	Peers     uint64 `json:"peers"`
+	PeerBytes uint64 `json:"peer_bytes"` // plain
+}
+
+// SlowRead is a read of a mounted file that took long.
+type SlowRead struct {
+	Path   string // in the image; any bytes
+	Offset uint64
+	Millis float64
+	At     time.Time
+	Failed bool
 }
 
 // PinInfo is an flist the node holds on purpose. Time is when it was last

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -313,10 +314,17 @@ func TestStalledAndSlowNodesDoNotHoldTheOthersUp(t *testing.T) {
 		})
 		return last
 	}
-	without, with := run(t, false), run(t, true)
-	t.Logf("without %s, with %s: %.2f", without, with, with.Seconds()/without.Seconds())
-	if with > without*130/100 {
-		t.Errorf("took %s with a stalled and a slow node, %s without", with, without)
+	// Whether a chunk asked of the slow node is among the last is chance.
+	var without, with []time.Duration
+	for range 7 {
+		without, with = append(without, run(t, false)), append(with, run(t, true))
+	}
+	slices.Sort(without)
+	slices.Sort(with)
+	usual, held := without[len(without)/2], with[len(with)/2]
+	t.Logf("without %s, with %s: %.2f", usual, held, held.Seconds()/usual.Seconds())
+	if held > usual*130/100 {
+		t.Errorf("took %s with a stalled and a slow node, %s without", held, usual)
 	}
 }
 
@@ -336,30 +344,30 @@ func (n *crowdNode) start(ctx context.Context) {
 }
 
 func TestAnImageCrossesAnUplinkOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCrowd(256, 128<<10)
-		defer c.end()
-		for _, site := range []string{"home", "a", "b"} {
-			c.up[site] = &link{rate: 20 * mbit}
-		}
-		c.up["home"].rate = 1000 * mbit
-		c.add(t, "seed", "home", 1000*mbit, true)
-		var nodes []*crowdNode
-		for i := range 8 {
-			nodes = append(nodes, c.add(t, peer.ID(fmt.Sprintf("node %02d", i)), "ab"[i/4:i/4+1], 100*mbit, false))
-		}
-		c.download(t, nodes...)
-		for _, site := range []string{"a", "b"} {
-			crossed := 0
+	const rounds = 4 // which chunks a second node takes over at the end is chance
+	crossed, needed := 0, 0
+	for range rounds {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCrowd(256, 128<<10)
+			defer c.end()
+			for _, site := range []string{"home", "a", "b"} {
+				c.up[site] = &link{rate: 20 * mbit}
+			}
+			c.up["home"].rate = 1000 * mbit
+			c.add(t, "seed", "home", 1000*mbit, true)
+			var nodes []*crowdNode
+			for i := range 8 {
+				nodes = append(nodes, c.add(t, peer.ID(fmt.Sprintf("node %02d", i)), "ab"[i/4:i/4+1], 100*mbit, false))
+			}
+			c.download(t, nodes...)
 			for _, n := range nodes {
-				if n.site == site {
-					crossed += n.crossed
-				}
+				crossed += n.crossed
 			}
-			t.Logf("site %s: each chunk crossed the uplink %.3f times", site, float64(crossed)/float64(len(c.table.IDs)))
-			if crossed > len(c.table.IDs)*105/100 {
-				t.Errorf("site %s: %d chunks crossed the uplink, needed were %d", site, crossed, len(c.table.IDs))
-			}
-		}
-	})
+			needed += 2 * len(c.table.IDs)
+		})
+	}
+	t.Logf("each chunk crossed an uplink %.3f times", float64(crossed)/float64(needed))
+	if crossed > needed*105/100 {
+		t.Errorf("%d chunks crossed the uplinks, needed were %d", crossed, needed)
+	}
 }
