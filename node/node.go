@@ -196,7 +196,8 @@ func (n *Node) openSwarm() error {
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
-		Teller: n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
+		Recycle: chunk.Recycle,
+		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
@@ -206,7 +207,7 @@ func (n *Node) openSwarm() error {
 	if err != nil {
 		return err
 	}
-	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log, Heard: n.swarm.Hear})
+	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log, Heard: n.swarm.Hear, Recycle: chunk.Recycle})
 	return nil
 }
 

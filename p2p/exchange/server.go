@@ -34,6 +34,7 @@ type ServerConfig struct {
 	IdleTimeout       time.Duration              // 5 min without a frame ends a stream
 	BanTime           time.Duration              // 1 min without service for a peer that broke the protocol
 	Heard             func(p peer.ID, m Message) // takes what peers tell, quickly; nil skips it
+	Recycle           func([]byte)               // takes back the bytes of a chunk of the Store after they were sent; may be nil
 	Log               *slog.Logger               // discards when nil
 }
 
@@ -46,6 +47,9 @@ func (c *ServerConfig) setDefaults() {
 	setDefault(&c.WriteTimeout, 20*time.Second)
 	setDefault(&c.IdleTimeout, 5*time.Minute)
 	setDefault(&c.BanTime, time.Minute)
+	if c.Recycle == nil {
+		c.Recycle = func([]byte) {}
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
