@@ -21,9 +21,9 @@ func (s *Store) Put(ctx context.Context, p chunk.Packed) error {
 		}
 		return s.PutTrusted(ctx, p)
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	if _, err := p.OpenInto((*buf)[:0]); err != nil {
+	buf := chunk.NewBuffer(min(max(p.Size, 0), chunk.MaxSize))
+	defer chunk.Recycle(buf)
+	if _, err := p.OpenInto(buf); err != nil {
 		return err
 	}
 	return s.PutTrusted(ctx, p)
@@ -55,6 +55,10 @@ func (s *Store) PutTrusted(ctx context.Context, p chunk.Packed) error {
 	if err := s.setChunk(ctx, key, p); err != nil {
 		return err
 	}
+	s.verified.add(p.ID)
+	if s.writeback.wrote(int64(len(p.Bytes))) {
+		s.startWriteback()
+	}
 	s.log.Debug("chunk put", "chunk", p.ID, "bytes", len(p.Bytes))
 	if s.opts.OnPut != nil {
 		s.opts.OnPut(p.ID)
@@ -79,10 +83,10 @@ func (s *Store) setChunk(ctx context.Context, key []byte, p chunk.Packed) error 
 		return err
 	}
 	defer s.pending.Release(size)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	*buf = p.AppendTo((*buf)[:0])
-	return s.update(size, s.opts.ReserveBytes, func(txn *badger.Txn) error { return txn.Set(key, *buf) })
+	buf := chunk.NewBuffer(int(size))
+	defer chunk.Recycle(buf)
+	value := p.AppendTo(buf[:0])
+	return s.update(size, s.opts.ReserveBytes, func(txn *badger.Txn) error { return txn.Set(key, value) })
 }
 
 // update runs fn in a transaction that writes about size bytes, if the disk
@@ -129,6 +133,7 @@ func (s *Store) Delete(ctx context.Context, id chunk.ID) error {
 // the reserve, since deleting is the way out of a full disk.
 func (s *Store) deleteClaimed(id chunk.ID) error {
 	key := chunkKey(id)
+	s.verified.remove(id)
 	if err := s.update(int64(len(key)), s.smallReserve(), func(txn *badger.Txn) error { return txn.Delete(key) }); err != nil {
 		return err
 	}
@@ -190,9 +195,3 @@ func (c *claims) take(ctx context.Context, id chunk.ID) (release func(), err err
 		}
 	}
 }
-
-// buffers holds scratch space for one chunk, plain or packed.
-var buffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, chunk.MaxPackedSize)
-	return &b
-}}

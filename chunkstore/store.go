@@ -4,8 +4,10 @@
 //
 // It does not fetch, announce, pin or evict: it takes chunks, gives them back,
 // and tells through two callbacks what came and went. Content is hashed when
-// it comes in (Put) and again each time it goes out (Get, GetPacked), so what
-// leaves the store is right whatever happened to the disk.
+// it comes in (Put) and again each time it goes out to be used (Get), so what
+// is used is right whatever happened to the disk. What goes out to a peer
+// (GetPacked), who hashes it himself, is hashed the first time and has its
+// checksum checked each time.
 //
 // One process owns a directory at a time. A Store may be used by many
 // goroutines at once; Close waits for the calls under way and makes later ones
@@ -13,8 +15,9 @@
 //
 // Files: store.go opens and closes, put.go and get.go are the way in and out,
 // scan.go what looks at everything, dir.go the directory's version and lock,
-// space.go the care for a full disk, record.go and datastore.go the other two
-// kinds of entries.
+// space.go the care for a full disk, writeback.go an early start of writing,
+// verified.go what need not be hashed again, record.go and datastore.go the
+// other two kinds of entries.
 package chunkstore
 
 import (
@@ -90,6 +93,9 @@ type Store struct {
 	writes  sync.RWMutex // shared by writers, exclusive while tables are merged
 	writing atomic.Int64 // bytes on their way to the disk
 	faulted atomic.Bool  // a read hit a bad page; see guard
+
+	writeback writeback
+	verified  verified
 }
 
 var (

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 const (
 	announceBatch = 4096            // IDs handed to the host at a time
 	announceRetry = 5 * time.Second // wait when the host has too many waiting
+	maxHeldBack   = 1 << 17         // 4 MiB
 )
 
 // announcer keeps announced what the store holds: roots first, at the start
@@ -25,6 +28,10 @@ type announcer struct {
 	log   *slog.Logger
 	again atomic.Bool   // something was not taken
 	wake  chan struct{} // says that again is set
+
+	mu       sync.Mutex // also keeps what is told to host in order
+	fetches  int        // under way
+	heldBack []chunk.ID // came meanwhile and not yet announced, at most maxHeldBack
 }
 
 // announcing is the part of p2p.Host that is needed here. Announce never
@@ -45,13 +52,50 @@ func newAnnouncer(host announcing, log *slog.Logger) *announcer {
 
 // came is called by the store for each new chunk. It does not block.
 func (a *announcer) came(id chunk.ID) {
-	if a.host.Announce(id) != nil {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fetches == 0 {
+		a.announce(id)
+		return
+	}
+	if a.heldBack = append(a.heldBack, id); len(a.heldBack) >= maxHeldBack {
+		a.announceHeldBack()
+	}
+}
+
+// holdBack lets new chunks wait until release is called, so that a fetch does
+// not share the processor and the link with their announcements. Whoever wants
+// the same flist finds this node by its root, and then learns of each chunk as
+// it comes. If the process ends before, the next one announces everything.
+func (a *announcer) holdBack() (release func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fetches++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.fetches--; a.fetches == 0 {
+			a.announceHeldBack()
+		}
+	}
+}
+
+func (a *announcer) announceHeldBack() {
+	a.announce(a.heldBack...)
+	a.heldBack = nil
+}
+
+func (a *announcer) announce(ids ...chunk.ID) {
+	if len(ids) > 0 && a.host.Announce(ids...) != nil {
 		a.later()
 	}
 }
 
 // went is called by the store for each chunk it no longer has.
 func (a *announcer) went(id chunk.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.heldBack = slices.DeleteFunc(a.heldBack, func(b chunk.ID) bool { return b == id })
 	if err := a.host.StopAnnouncing(id); err != nil {
 		a.log.Debug("chunk stays announced until its record expires", "chunk", id, "err", err)
 	}

@@ -91,3 +91,26 @@ func TestEverythingHeldIsAnnouncedRootsFirstAndAgainWhenThereWasNoRoom(t *testin
 		}
 	})
 }
+
+func TestChunksThatComeWhileSomethingIsFetchedAreAnnouncedAfterwards(t *testing.T) {
+	host := &fakeHost{room: 1 << 20}
+	a := newAnnouncer(host, slog.New(slog.DiscardHandler))
+	first, second := a.holdBack(), a.holdBack()
+	kept, gone := chunk.Sum([]byte("kept")), chunk.Sum([]byte("gone"))
+	a.came(kept)
+	a.came(gone)
+	a.went(gone)
+	first()
+	if len(host.announced) != 0 {
+		t.Errorf("%d chunks were announced while a fetch was under way", len(host.announced))
+	}
+	second()
+	if !slices.Equal(host.announced, []chunk.ID{kept}) {
+		t.Errorf("announced %v after the fetches, want only the chunk that is still held", host.announced)
+	}
+	later := chunk.Sum([]byte("later"))
+	a.came(later)
+	if !slices.Contains(host.announced, later) {
+		t.Error("a chunk that came after the fetches was not announced at once")
+	}
+}

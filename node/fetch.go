@@ -212,6 +212,7 @@ func (f *fetch) data(ctx context.Context, im *flist.Image) error {
 			wanted = append(wanted, uint32(i))
 		}
 	}
+	defer f.n.announcer.holdBack()()
 	return f.n.swarm.Download(ctx, t.Root, wanted, swarm.Prefetch, f.n.cfg.FetchTimeout, func(p chunk.Packed, plain []byte) error {
 		if err := f.n.store.PutTrusted(ctx, p); err != nil { // verified by the swarm
 			return err

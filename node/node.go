@@ -199,7 +199,9 @@ func (n *Node) openSwarm() error {
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
-		Teller: n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN, Download: n.limits.down, Unreached: n.unreached,
+		Recycle: chunk.Recycle,
+		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
+		Download: n.limits.down, Unreached: n.unreached,
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
@@ -209,7 +211,9 @@ func (n *Node) openSwarm() error {
 	if err != nil {
 		return err
 	}
-	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{Log: n.log, Heard: n.swarm.Hear, Upload: n.limits.up})
+	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{
+		Log: n.log, Heard: n.swarm.Hear, Recycle: chunk.Recycle, Upload: n.limits.up,
+	})
 	return nil
 }
 

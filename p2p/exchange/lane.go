@@ -299,13 +299,21 @@ func (l *lane) readChunk(r *bufio.Reader, h header) error {
 		}
 		return l.finish(id, result{err: errCancelled})
 	}
-	b := make([]byte, h.size-idSize)
-	if _, err := io.ReadFull(r, b); err != nil {
+	var head [chunk.HeaderSize]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return err
 	}
-	p, err := chunk.ParsePacked(req.chunk, b)
+	p, err := chunk.ParsePacked(req.chunk, head[:])
 	if err != nil {
 		return violation("%v", err)
+	}
+	n := h.size - idSize - len(head)
+	if n > p.Size {
+		return violation("%d bytes encoded for a plain size of %d", n, p.Size)
+	}
+	p.Bytes = chunk.NewBuffer(n)
+	if _, err := io.ReadFull(r, p.Bytes); err != nil {
+		return err
 	}
 	return l.finish(id, result{packed: p})
 }

@@ -97,6 +97,7 @@ func (s *Server) writeAnswers(ctx context.Context, st network.Stream, out <-chan
 				c.Chunks++
 				c.BytesSent += uint64(len(a.bytes))
 			})
+			s.cfg.Recycle(a.bytes)
 		}
 	}
 	if failed != nil {

@@ -36,6 +36,7 @@ type ServerConfig struct {
 	BanTime           time.Duration              // 1 min without service for a peer that broke the protocol
 	Upload            *limit.Limit               // of chunks sent; nil: none
 	Heard             func(p peer.ID, m Message) // takes what peers tell, quickly; nil skips it
+	Recycle           func([]byte)               // takes back the bytes of a chunk of the Store after they were sent; may be nil
 	Log               *slog.Logger               // discards when nil
 }
 
@@ -48,6 +49,9 @@ func (c *ServerConfig) setDefaults() {
 	setDefault(&c.WriteTimeout, 20*time.Second)
 	setDefault(&c.IdleTimeout, 5*time.Minute)
 	setDefault(&c.BanTime, time.Minute)
+	if c.Recycle == nil {
+		c.Recycle = func([]byte) {}
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

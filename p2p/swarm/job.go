@@ -58,6 +58,7 @@ type job struct {
 	began     time.Time
 	lastCame  time.Time
 	looked    time.Time
+	lateAt    time.Time            // when dropLate last looked
 	alone     int                  // searched for by themselves now
 	tries     map[uint32]time.Time // when a chunk was first not found
 	lost      []error
@@ -69,8 +70,8 @@ type job struct {
 // download together fetch different ones and trade them. What one peer alone
 // holds is fetched from it by one of them, the one rendezvous hashing names.
 //
-// It gives each chunk to deliver, from several goroutines at once; an error of
-// deliver ends it. A chunk nobody gives is searched for again until patience
+// It gives each chunk to deliver, from several goroutines at once, which must
+// not keep the bytes after it returns; an error of deliver ends it. A chunk nobody gives is searched for again until patience
 // has passed without any chunk coming; the error then joins *NotFoundErrors,
 // when all others are here.
 func (s *Swarm) Download(ctx context.Context, root chunk.ID, wanted []uint32, class Class, patience time.Duration, deliver func(chunk.Packed, []byte) error) error {
@@ -159,7 +160,10 @@ func (j *job) step(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	j.sh.used = now
-	j.dropLate(now)
+	if now.Sub(j.lateAt) >= jobTick/4 {
+		j.lateAt = now
+		j.dropLate(now)
+	}
 	j.fill(now)
 	j.searchAlone(now)
 	return j.waiting == 0 && len(j.inflight) == 0 && j.alone == 0 && j.bytes <= 0

@@ -22,6 +22,9 @@ const (
 	rankOthers  = 2 * rarityRanks // somebody else's to fetch, who has not begun
 	rankSpare   = 3 * rarityRanks // from a seed, though others who download hold it
 	rankNever   = 1 << 30
+	// A peer is asked again when this part of its window is free, so that one
+	// frame asks for several chunks.
+	askTogether = 8
 	// spareAfter is how long nothing must have come for a seed to be asked for
 	// what others hold too.
 	spareAfter = 500 * time.Millisecond
@@ -73,6 +76,9 @@ func (j *job) fill(now time.Time) {
 				jp.late = false // try it again
 			}
 			continue
+		}
+		if jp.asks > 0 && jp.window-jp.bytes < jp.window/askTogether {
+			continue // soon, and several at once
 		}
 		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
 			j.s.cfg.Download.Room(now, j.bytes, false) {

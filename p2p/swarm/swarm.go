@@ -66,6 +66,7 @@ type Config struct {
 	OnLAN  func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
 
 	Download *limit.Limit // of chunks received; nil: none
+	Recycle  func([]byte) // takes back the bytes of a chunk from Asker when Download has delivered it; may be nil
 
 	FindTimeout  time.Duration // 20 s: how long a chunk nobody gives is waited for
 	StallTimeout time.Duration // 30 s without a whole answer from a peer; the Asker sees sooner that no byte comes
@@ -85,6 +86,9 @@ func (c *Config) setDefaults() {
 	setDefault(&c.MaxReads, 512)
 	setDefault(&c.MaxBulk, 128)
 	setDefault(&c.Parallel, 64)
+	if c.Recycle == nil {
+		c.Recycle = func([]byte) {}
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
