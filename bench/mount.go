@@ -54,6 +54,7 @@ type mountBench struct {
 	node    *testnet.Node
 	cid     string
 	target  string // where the flist is mounted
+	mounted bool
 	sides   []side // ours first
 }
 
@@ -85,12 +86,24 @@ func (m *mountBench) begin(ctx context.Context) (err error) {
 
 func (m *mountBench) mount(ctx context.Context) error {
 	_, err := m.node.Mount(ctx, api.MountRequest{FList: m.cid, Dir: m.target, AllowOther: true, Devices: os.Geteuid() == 0})
+	m.mounted = err == nil
 	return err
 }
 
+func (m *mountBench) unmount(ctx context.Context) error {
+	if !m.mounted {
+		return nil
+	}
+	m.mounted = false
+	return m.node.Unmount(ctx, m.target, true)
+}
+
 // restart starts the daemon anew, so that nothing of the image is in its
-// memory.
+// memory. It unmounts first: a daemon that starts brings back its mounts.
 func (m *mountBench) restart(ctx context.Context) (err error) {
+	if err := m.unmount(ctx); err != nil {
+		return err
+	}
 	if err := m.node.Stop(ctx); err != nil {
 		return err
 	}
@@ -101,7 +114,7 @@ func (m *mountBench) restart(ctx context.Context) (err error) {
 }
 
 func (m *mountBench) end(ctx context.Context) error {
-	var errs []error
+	errs := []error{m.unmount(ctx)} // or the next run with the same --work finds it mounted
 	for _, s := range m.sides {
 		if s.unmount != nil {
 			errs = append(errs, s.unmount(ctx))

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -287,7 +286,7 @@ func crowdSize() int {
 func TestStalledAndSlowNodesDoNotHoldTheOthersUp(t *testing.T) {
 	run := func(t *testing.T, bad bool) (last time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCrowd(256, 128<<10)
+			c := newCrowd(1024, 128<<10) // 128 MiB, so that the second a stalled peer costs counts for what it is
 			defer c.end()
 			c.add(t, "seed", "", 100*mbit, true)
 			var nodes []*crowdNode
@@ -314,17 +313,10 @@ func TestStalledAndSlowNodesDoNotHoldTheOthersUp(t *testing.T) {
 		})
 		return last
 	}
-	// Whether a chunk asked of the slow node is among the last is chance.
-	var without, with []time.Duration
-	for range 7 {
-		without, with = append(without, run(t, false)), append(with, run(t, true))
-	}
-	slices.Sort(without)
-	slices.Sort(with)
-	usual, held := without[len(without)/2], with[len(with)/2]
-	t.Logf("without %s, with %s: %.2f", usual, held, held.Seconds()/usual.Seconds())
-	if held > usual*130/100 {
-		t.Errorf("took %s with a stalled and a slow node, %s without", held, usual)
+	without, with := run(t, false), run(t, true)
+	t.Logf("without %s, with %s: %.2f", without, with, with.Seconds()/without.Seconds())
+	if with > without*130/100 {
+		t.Errorf("took %s with a stalled and a slow node, %s without", with, without)
 	}
 }
 
