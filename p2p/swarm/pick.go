@@ -22,9 +22,11 @@ const (
 	rankOthers  = 2 * rarityRanks // somebody else's to fetch, who has not begun
 	rankSpare   = 3 * rarityRanks // from a seed, though others who download hold it
 	rankNever   = 1 << 30
-	// A peer is asked again when this part of its window is free, so that one
-	// frame asks for several chunks.
+	// A peer with a window as large as fastWindow is asked again when this part
+	// of it is free, so that one frame asks for several chunks. A slower one is
+	// asked for each by itself, as late as can be: the rarest is then known best.
 	askTogether = 8
+	fastWindow  = 4 << 20
 	// spareAfter is how long nothing must have come for a seed to be asked for
 	// what others hold too.
 	spareAfter = 500 * time.Millisecond
@@ -77,7 +79,7 @@ func (j *job) fill(now time.Time) {
 			}
 			continue
 		}
-		if jp.asks > 0 && jp.window-jp.bytes < jp.window/askTogether {
+		if jp.window >= fastWindow && jp.window-jp.bytes < jp.window/askTogether {
 			continue // soon, and several at once
 		}
 		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
