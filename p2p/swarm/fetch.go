@@ -27,9 +27,6 @@ const (
 	busyWait     = 100 * time.Millisecond // doubles
 	maxBusyWait  = 2 * time.Second
 	pollWait     = time.Second // while nobody can be asked
-	// bulkSilence is how long a peer must have answered nothing to be late with
-	// a bulk request.
-	bulkSilence = time.Second
 )
 
 // fetch is the work of one flight: whom was asked, who is being asked. Only
@@ -107,7 +104,7 @@ func (x *fetch) stop() {
 	now := time.Now()
 	for p, a := range x.active {
 		a.cancel()
-		x.s.peers.gaveUp(p, a.class, now.After(x.lateAt(p, a)))
+		x.s.peers.gaveUp(p, a.class, now.Sub(a.began), now.After(x.lateAt(p, a, now)), now)
 	}
 	for _, id := range x.watched {
 		x.s.providers.unwatch(id, x.f.news)
@@ -157,7 +154,7 @@ func (x *fetch) hedge(now time.Time, limit int) {
 	x.hedgeAt = time.Time{}
 	var late time.Time
 	for p, a := range x.active {
-		late = latest(late, x.lateAt(p, a))
+		late = latest(late, x.lateAt(p, a, now))
 	}
 	if now.Before(late) {
 		x.hedgeAt = late
@@ -170,11 +167,10 @@ func (x *fetch) hedge(now time.Time, limit int) {
 // lateAt is when the answer to a is late, by what is known now of the peer. In
 // bulk a peer that keeps answering other requests is not late: its link is
 // full, and asking somebody else would only fill another.
-func (x *fetch) lateAt(p peer.ID, a *ask) time.Time {
-	expected, sign := x.s.peers.outlook(p, a.class)
-	late := a.began.Add(hedgeDelay(a.class, expected))
+func (x *fetch) lateAt(p peer.ID, a *ask, now time.Time) time.Time {
+	late := a.began.Add(hedgeDelay(a.class, x.s.peers.expected(p, a.class, now)))
 	if laneOf(a.class) == bulk {
-		late = latest(late, sign.Add(bulkSilence))
+		late = latest(late, x.s.peers.silentAt(p, a.class, 0, now))
 	}
 	return late
 }
@@ -186,7 +182,7 @@ func (x *fetch) upgrade(class Class) {
 		if class <= Readahead && a.class > Readahead {
 			a.cancel()
 			delete(x.active, p)
-			x.s.peers.gaveUp(p, a.class, false)
+			x.s.peers.gaveUp(p, a.class, 0, false, time.Now())
 		}
 	}
 }
@@ -196,10 +192,7 @@ func (x *fetch) upgrade(class Class) {
 func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 	wake = now.Add(pollWait)
 	for p, a := range x.active {
-		last := a.began
-		if sign := x.s.peers.sign(p); sign.After(last) {
-			last = sign
-		}
+		last := latest(a.began, now.Add(-x.s.peers.answerless(p, a.class, now)))
 		stalls := last.Add(x.s.cfg.StallTimeout)
 		if now.Before(stalls) {
 			wake = earliest(wake, stalls)
@@ -386,7 +379,7 @@ func hedgeDelay(class Class, expected time.Duration) time.Duration {
 	if laneOf(class) == urgent {
 		return max(min(3*expected, 2*time.Second), 3*expected/2, 150*time.Millisecond)
 	}
-	return max(4*expected, time.Second)
+	return max(4*expected, minPatience)
 }
 
 // earliest returns the earlier of two times, of which zero means never.

@@ -73,16 +73,13 @@ func (j *job) fill(now time.Time) {
 			}
 			j.peers[p] = jp
 		}
-		if now.Before(jp.blocked) || jp.late || !j.s.peers.usable(p, now) {
-			if jp.late && now.After(jp.blocked) && jp.asks == 0 {
-				jp.late = false // try it again
-			}
+		if now.Before(jp.blocked) || jp.late && jp.asks > 0 || !j.s.peers.usable(p, now) {
 			continue
 		}
 		if jp.window >= fastWindow && jp.window-jp.bytes < jp.window/askTogether {
 			continue // soon, and several at once
 		}
-		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
+		for (jp.asks == 0 || !jp.late && jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
 			j.s.cfg.Download.Room(now, j.bytes, false) {
 			i, ok := j.pick(p, jp, group, now)
 			if !ok {
@@ -185,9 +182,8 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 		if len(asks) > 1 || a.peer == p || !m.have.has(i) || now.Sub(a.began) < endgameAge {
 			continue
 		}
-		other := j.peers[a.peer]
 		mine := float64(jp.bytes+j.chunkSize) / jp.rate
-		if other.rate > 0 && float64(other.bytes)/other.rate < 2*mine {
+		if there := j.peers[a.peer].expected(); there > 0 && there < 2*mine && now.Sub(a.began).Seconds() < 2*there {
 			continue // it will come as soon from there
 		}
 		if !m.near && j.sh.site[i] > 0 {
@@ -200,16 +196,21 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 	return 0, false
 }
 
-// fetchedByOther reports whether a member of the site said it fetches i now.
+// expected is how many seconds what is in flight to the peer takes; 0 when
+// nothing came from it yet.
+func (jp *jobPeer) expected() float64 {
+	if jp.rate == 0 {
+		return 0
+	}
+	return float64(jp.bytes) / jp.rate
+}
+
+// fetchedByOther reports whether a member of the site said it fetches i, and
+// is believed.
 func (j *job) fetchedByOther(i uint32, now time.Time) bool {
-	at, ok := j.sh.begun[i]
-	if ok && now.Sub(at) < newsTime {
-		return true
-	}
-	if ok {
-		delete(j.sh.begun, i)
-	}
-	return false
+	c, ok := j.sh.begun[i]
+	m := j.sh.members[c.by]
+	return ok && m != nil && now.Sub(c.at) < newsTime && m.believed(now)
 }
 
 // mine reports whether this node is to fetch i for the group.
@@ -256,7 +257,7 @@ func (j *job) announce(i uint32) {
 func (j *job) group(now time.Time) []peer.ID {
 	group := []peer.ID{j.s.cfg.Self}
 	for p, m := range j.sh.members {
-		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && now.Sub(m.news) < newsTime {
+		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && m.believed(now) {
 			group = append(group, p)
 		}
 	}
