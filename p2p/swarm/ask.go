@@ -64,6 +64,9 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 			plain, err = packed.Open()
 		}
 		if !j.answered(a, packed, err, at) {
+			if err == nil {
+				j.s.peers.discarded(len(packed.Bytes))
+			}
 			return
 		}
 		if err := j.deliver(packed, plain); err != nil {
@@ -110,6 +113,10 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	if m != nil {
 		m.good++
 		j.sh.setAside(m, false)
+		if m.seed || !m.near {
+			took := at.Sub(a.began)
+			j.claimTime = max(took, j.claimTime-(j.claimTime-took)/gapMemory)
+		}
 	}
 	j.chunkSize += (n - j.chunkSize) / 8
 	j.chunkSize = max(j.chunkSize, 4<<10)

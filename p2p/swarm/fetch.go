@@ -305,7 +305,7 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time
 	}
 	x.active[p] = a
 	x.hedgeAt = now.Add(hedgeDelay(class, expected))
-	id, answers, asker := x.f.id, x.answers, x.s.cfg.Asker
+	id, answers, asker, book := x.f.id, x.answers, x.s.cfg.Asker, x.s.peers
 	ok := x.s.spawn(func(context.Context) {
 		defer cancel()
 		r := answer{peer: p, ask: a}
@@ -314,9 +314,15 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time
 			r.plain, r.err = r.packed.Open()
 		}
 		r.at = time.Now()
-		select {
-		case answers <- r:
-		case <-ctx.Done(): // nobody waits for it
+		if ctx.Err() == nil {
+			select {
+			case answers <- r:
+				return
+			case <-ctx.Done():
+			}
+		}
+		if r.err == nil { // nobody waits for it
+			book.discarded(len(r.packed.Bytes))
 		}
 	})
 	if !ok {
@@ -327,8 +333,11 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time
 // take notes an answer and reports whether it is the chunk.
 func (x *fetch) take(r answer) bool {
 	a := x.active[r.peer]
-	if a == nil || a != r.ask {
-		return false // given up before
+	if a == nil || a != r.ask { // given up before
+		if r.err == nil {
+			x.s.peers.discarded(len(r.packed.Bytes))
+		}
+		return false
 	}
 	delete(x.active, r.peer)
 	book, now := x.s.peers, r.at

@@ -59,6 +59,7 @@ type job struct {
 	lateAt    time.Time            // when dropLate last looked
 	alone     int                  // searched for by themselves now
 	tries     map[uint32]time.Time // when a chunk was first not found
+	claimTime time.Duration        // the longest it lately took to fetch what is left to one node
 	lost      []error
 	patience  time.Duration
 }

@@ -205,12 +205,16 @@ func (jp *jobPeer) expected() float64 {
 	return float64(jp.bytes) / jp.rate
 }
 
-// fetchedByOther reports whether a member of the site said it fetches i, and
-// is believed.
+// fetchedByOther reports whether a member of the site said it fetches i, is
+// believed, and has not taken much longer than this node does.
 func (j *job) fetchedByOther(i uint32, now time.Time) bool {
 	c, ok := j.sh.begun[i]
 	m := j.sh.members[c.by]
-	return ok && m != nil && now.Sub(c.at) < newsTime && m.believed(now)
+	patience := newsTime
+	if j.claimTime > 0 {
+		patience = min(max(patienceGaps*j.claimTime, minPatience), newsTime)
+	}
+	return ok && m != nil && now.Sub(c.at) < patience && m.believed(now)
 }
 
 // mine reports whether this node is to fetch i for the group.
