@@ -27,6 +27,9 @@ const (
 	busyWait     = 100 * time.Millisecond // doubles
 	maxBusyWait  = 2 * time.Second
 	pollWait     = time.Second // while nobody can be asked
+	// firstHedge is when a read is late at a peer that is quick, or was not
+	// measured yet and may never answer.
+	firstHedge = 60 * time.Millisecond
 )
 
 // fetch is the work of one flight: whom was asked, who is being asked. Only
@@ -385,6 +388,9 @@ func (x *fetch) note(p peer.ID, text string) {
 // hedgeDelay is how long a chunk that should take expected is waited for
 // before another peer is asked as well.
 func hedgeDelay(class Class, expected time.Duration) time.Duration {
+	if laneOf(class) == urgent && expected <= assumedTime {
+		return firstHedge
+	}
 	if laneOf(class) == urgent {
 		return max(min(3*expected, 2*time.Second), 3*expected/2, 150*time.Millisecond)
 	}

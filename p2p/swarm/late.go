@@ -31,6 +31,8 @@ func (j *job) dropLate(now time.Time) {
 		any = true
 		if !jp.late || jp.probed {
 			jp.tooLate(now)
+			j.s.cfg.Log.Debug("peer is late, others are asked", "peer", p, "flist", j.sh.table.Root, "requests", jp.asks,
+				"silent", j.s.peers.answerless(p, j.class, now))
 		}
 		if m != nil {
 			j.sh.setAside(m, true)
@@ -107,11 +109,14 @@ func (sh *share) setAside(m *member, aside bool) {
 	if m.aside == aside {
 		return
 	}
+	m.aside = aside
 	d := uint16(1)
 	if aside {
 		d = minus
+		sh.asides++
+	} else {
+		sh.asides--
 	}
-	m.aside = aside
 	for i := range m.have.each {
 		sh.tally(m, i, d)
 	}
@@ -119,6 +124,9 @@ func (sh *share) setAside(m *member, aside bool) {
 
 // heldAside reports whether a member that is set aside holds i.
 func (sh *share) heldAside(i uint32) bool {
+	if sh.asides == 0 {
+		return false
+	}
 	for _, m := range sh.members {
 		if m.aside && m.have.has(i) {
 			return true

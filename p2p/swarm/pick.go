@@ -20,7 +20,7 @@ const (
 	rankTrade   = 0               // others who download hold it, or only I am to fetch it
 	rankUplink  = 1 * rarityRanks // as the last, but over the uplink
 	rankOthers  = 2 * rarityRanks // somebody else's to fetch, who has not begun
-	rankSpare   = 3 * rarityRanks // from a seed, though others who download hold it
+	rankSpare   = 3 * rarityRanks // from a seed, though others who download hold it, or said to fetch it
 	rankNever   = 1 << 30
 	// A peer with a window as large as fastWindow is asked again when this part
 	// of it is free, so that one frame asks for several chunks. A slower one is
@@ -155,8 +155,11 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 		}
 		return rankNever
 	}
-	if j.fetchedByOther(i, now) {
+	switch claimed, believed := j.fetchedByOther(i, now); {
+	case believed:
 		return rankNever
+	case claimed || sh.heldAside(i):
+		return rankSpare + rarity
 	}
 	base := rankTrade
 	if !m.near {
@@ -174,7 +177,7 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 // again returns a chunk in flight elsewhere for too long, when nothing else is
 // left, within the bound of what may be fetched twice.
 func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, bool) {
-	if j.extra*50 > len(j.sh.table.IDs)+100 || jp.rate == 0 {
+	if j.extra*50 > len(j.sh.table.IDs)+50 || jp.rate == 0 {
 		return 0, false
 	}
 	for i, asks := range j.inflight {
@@ -205,16 +208,21 @@ func (jp *jobPeer) expected() float64 {
 	return float64(jp.bytes) / jp.rate
 }
 
-// fetchedByOther reports whether a member of the site said it fetches i, is
-// believed, and has not taken much longer than this node does.
-func (j *job) fetchedByOther(i uint32, now time.Time) bool {
+// fetchedByOther reports whether a member of the site said it fetches i, and
+// whether it is believed: it still tells news, and has not taken much longer
+// than this node does. One that is not may be slow, so what it fetches comes
+// last.
+func (j *job) fetchedByOther(i uint32, now time.Time) (claimed, believed bool) {
 	c, ok := j.sh.begun[i]
-	m := j.sh.members[c.by]
+	if !ok || now.Sub(c.at) >= newsTime {
+		return false, false
+	}
 	patience := newsTime
 	if j.claimTime > 0 {
-		patience = min(max(patienceGaps*j.claimTime, minPatience), newsTime)
+		patience = max(patienceGaps*j.claimTime, minPatience)
 	}
-	return ok && m != nil && now.Sub(c.at) < patience && m.believed(now)
+	m := j.sh.members[c.by]
+	return true, m != nil && now.Sub(c.at) < patience && m.believed(now)
 }
 
 // mine reports whether this node is to fetch i for the group.
@@ -261,7 +269,7 @@ func (j *job) announce(i uint32) {
 func (j *job) group(now time.Time) []peer.ID {
 	group := []peer.ID{j.s.cfg.Self}
 	for p, m := range j.sh.members {
-		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && m.believed(now) {
+		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && !m.aside && now.Sub(m.news) < newsTime {
 			group = append(group, p)
 		}
 	}

@@ -40,6 +40,7 @@ type share struct {
 	have    bitmap   // held here
 	n       int      // how many
 	members map[peer.ID]*member
+	asides  int      // how many of them are set aside
 	holders []uint16 // members that hold the chunk
 	grown   []uint16 // those of them that were not complete when they joined
 	site    []uint16 // those of them that are at this node's site
@@ -125,6 +126,9 @@ func (sh *share) remove(p peer.ID) {
 		if m.have.has(uint32(i)) {
 			sh.count(m, uint32(i), minus)
 		}
+	}
+	if m.aside {
+		sh.asides--
 	}
 	delete(sh.members, p)
 }

@@ -8,11 +8,11 @@ import (
 
 const (
 	// gapMemory is how many answers it takes to forget most of a long wait.
-	gapMemory = 8
+	gapMemory = 32
 	// patienceGaps is how many times as long as it lately did a peer may let us
 	// wait before it counts as silent.
 	patienceGaps = 3
-	minPatience  = 300 * time.Millisecond
+	minPatience  = 400 * time.Millisecond
 	// firstPatience is for a peer that has not answered yet.
 	firstPatience = time.Second
 	// farPatience is the least for a peer at another site: uplinks lose packets,
