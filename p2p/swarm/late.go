@@ -136,11 +136,12 @@ func (sh *share) heldAside(i uint32) bool {
 }
 
 // believed reports whether the member still does what it said it does: it told
-// something lately, by its own measure, and is not silent when asked.
-func (m *member) believed(now time.Time) bool {
+// something lately, by its own measure but at least, and is not silent when
+// asked.
+func (m *member) believed(least time.Duration, now time.Time) bool {
 	patience := newsTime
 	if m.gap > 0 {
-		patience = min(max(patienceGaps*m.gap, minPatience), newsTime)
+		patience = min(max(patienceGaps*m.gap, least), newsTime)
 	}
 	return !m.aside && now.Sub(m.news) < patience
 }

@@ -155,7 +155,7 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 		}
 		return rankNever
 	}
-	switch claimed, believed := j.fetchedByOther(i, now); {
+	switch claimed, believed := j.fetchedByOther(i, m.near, now); {
 	case believed:
 		return rankNever
 	case claimed || sh.heldAside(i):
@@ -186,7 +186,7 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 			continue
 		}
 		mine := float64(jp.bytes+j.chunkSize) / jp.rate
-		if there := j.peers[a.peer].expected(); there > 0 && there < 2*mine && now.Sub(a.began).Seconds() < 2*there {
+		if other := j.peers[a.peer]; other.rate > 0 && !other.late && float64(other.bytes)/other.rate < 2*mine {
 			continue // it will come as soon from there
 		}
 		if !m.near && j.sh.site[i] > 0 {
@@ -199,30 +199,25 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 	return 0, false
 }
 
-// expected is how many seconds what is in flight to the peer takes; 0 when
-// nothing came from it yet.
-func (jp *jobPeer) expected() float64 {
-	if jp.rate == 0 {
-		return 0
-	}
-	return float64(jp.bytes) / jp.rate
-}
-
 // fetchedByOther reports whether a member of the site said it fetches i, and
 // whether it is believed: it still tells news, and has not taken much longer
 // than this node does. One that is not may be slow, so what it fetches comes
-// last.
-func (j *job) fetchedByOther(i uint32, now time.Time) (claimed, believed bool) {
+// last. Over an uplink, where a copy is dear, more patience is had.
+func (j *job) fetchedByOther(i uint32, near bool, now time.Time) (claimed, believed bool) {
 	c, ok := j.sh.begun[i]
 	if !ok || now.Sub(c.at) >= newsTime {
 		return false, false
 	}
+	least := minPatience
+	if !near {
+		least = newsTime / 2
+	}
 	patience := newsTime
 	if j.claimTime > 0 {
-		patience = max(patienceGaps*j.claimTime, minPatience)
+		patience = max(patienceGaps*j.claimTime, least)
 	}
 	m := j.sh.members[c.by]
-	return true, m != nil && now.Sub(c.at) < patience && m.believed(now)
+	return true, m != nil && now.Sub(c.at) < patience && m.believed(least, now)
 }
 
 // mine reports whether this node is to fetch i for the group.

@@ -17,7 +17,7 @@ const (
 	firstPatience = time.Second
 	// farPatience is the least for a peer at another site: uplinks lose packets,
 	// and carry the bytes of many.
-	farPatience = time.Second
+	farPatience = 2 * time.Second
 	// maxGap is the most that is learned of a peer that did not answer.
 	maxGap = 3 * time.Second
 	// trickle is how much longer than for the next byte, in bulk, the next whole
