@@ -29,6 +29,10 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 				in.reads = true
 				h.interests[msg.Root][p] = in
 			}
+		case exchange.Have:
+			if in, ok := h.interests[msg.Root][p]; ok {
+				holdToo(in.join, msg.Index)
+			}
 		case exchange.Leave:
 			delete(h.interests[msg.Root], p)
 		}
@@ -54,6 +58,16 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 		if m := sh.members[p]; m != nil {
 			s.news(sh, p, m, msg)
 			sh.poke()
+		}
+	}
+}
+
+// holdToo adds chunks to what a join said is held: it is kept until the flist
+// is shared here, and is not told again then.
+func holdToo(join exchange.Message, index []uint32) {
+	for _, i := range index {
+		if i < join.Chunks {
+			join.Have[i/8] |= 1 << (i % 8)
 		}
 	}
 }
