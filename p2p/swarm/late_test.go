@@ -136,21 +136,21 @@ func TestBytesThatComeAreNotSilence(t *testing.T) {
 	b := newPeerBook(func(peer.ID, Class) time.Time { return came })
 	b.begin("p", Prefetch, now)
 	at := func(d time.Duration) time.Time { return now.Add(d) }
-	if got := b.silentAt("p", Prefetch, 0, now); !got.Equal(at(firstPatience)) {
+	if got := b.silentAt("p", Prefetch, firstPatience, 0, now); !got.Equal(at(firstPatience)) {
 		t.Errorf("one that never answered is silent after %s", got.Sub(now))
 	}
 	came = at(900 * time.Millisecond)
-	if got := b.silentAt("p", Prefetch, 0, at(1100*time.Millisecond)); !got.Equal(came.Add(firstPatience)) {
+	if got := b.silentAt("p", Prefetch, firstPatience, 0, at(1100*time.Millisecond)); !got.Equal(came.Add(firstPatience)) {
 		t.Errorf("bytes came after %s, and it is silent after %s", came.Sub(now), got.Sub(now))
 	}
 	came = at(time.Hour) // a byte now and then is no answer
-	if got := b.silentAt("p", Prefetch, 0, at(time.Hour)); !got.Equal(at(trickle * firstPatience)) {
+	if got := b.silentAt("p", Prefetch, firstPatience, 0, at(time.Hour)); !got.Equal(at(trickle * firstPatience)) {
 		t.Errorf("one that trickles is silent after %s", got.Sub(now))
 	}
 	b.delivered("p", Prefetch, 1, 500*time.Millisecond, at(500*time.Millisecond))
 	b.begin("p", Prefetch, at(time.Second))
 	came = time.Time{}
-	if got := b.silentAt("p", Prefetch, 0, at(time.Second)).Sub(at(time.Second)); got != patienceGaps*500*time.Millisecond {
+	if got := b.silentAt("p", Prefetch, firstPatience, 0, at(time.Second)).Sub(at(time.Second)); got != patienceGaps*500*time.Millisecond {
 		t.Errorf("one that let us wait 500 ms is silent after %s", got)
 	}
 }
