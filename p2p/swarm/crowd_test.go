@@ -327,9 +327,9 @@ type trouble struct {
 	claims bool          // it claims to hold everything
 }
 
-// downloadWith lets six nodes download 128 MiB beside others that are ill, and
-// returns when the last of the six is done, and how many chunks too many they
-// were sent, in percent.
+// downloadWith lets six nodes download beside others that are ill, and returns
+// when the last of the six is done, and how many chunks too many they were sent,
+// in percent.
 func downloadWith(t *testing.T, chunks int, ill trouble) (last time.Duration, needless float64) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(chunks, 128<<10)
@@ -343,14 +343,17 @@ func downloadWith(t *testing.T, chunks int, ill trouble) (last time.Duration, ne
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer cancel()
+		var beside []*crowdNode
 		if ill.freeze > 0 {
 			frozen := c.add(t, "frozen", "", 100*mbit, ill.claims)
-			wg.Go(func() { frozen.start(ctx) })
+			beside = append(beside, frozen)
 			time.AfterFunc(ill.freeze, frozen.freeze)
 		}
 		if ill.slow {
-			slow := c.add(t, "slow", "", 10*mbit, false)
-			wg.Go(func() { slow.start(ctx) })
+			beside = append(beside, c.add(t, "slow", "", 10*mbit, false))
+		}
+		for _, n := range beside { // now that the network is whole
+			wg.Go(func() { n.start(ctx) })
 		}
 		last = longest(c.download(t, nodes...))
 		for _, n := range nodes {

@@ -110,9 +110,11 @@ func TestWhoClaimsToFetchAndDoesNotIsNotBelievedForLong(t *testing.T) {
 		for i := range all {
 			all[i] = uint32(i)
 		}
-		for _, liar := range []peer.ID{"x", "y"} {
-			l := c.add(t, liar, "", 100*mbit, false)
-			l.freeze()
+		liars := []peer.ID{"x", "y"}
+		for _, liar := range liars {
+			c.add(t, liar, "", 100*mbit, false).freeze()
+		}
+		for _, liar := range liars {
 			n.swarm.Hear(liar, exchange.Message{Kind: exchange.Join, Root: c.table.Root, Chunks: 64, Have: make([]byte, 8)})
 			wg.Go(func() { // says so without end
 				for ctx.Err() == nil {
