@@ -29,7 +29,7 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 	if err := checkName(req.Name); err != nil {
 		return api.FetchResult{}, err
 	}
-	start := time.Now()
+	start, needless := time.Now(), n.netStatus().BytesNeedless
 	before, err := n.metadataHeld(ctx, req.FList)
 	if err != nil {
 		return api.FetchResult{}, err
@@ -53,7 +53,7 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 	p := f.state
 	n.log.Info("fetched", "flist", im.CID(), "chunks", p.Chunks, "new", p.NewChunks, "bytes", p.NewBytes, "took", time.Since(start))
 	return api.FetchResult{CID: im.CID().String(), Chunks: p.Chunks, Bytes: p.Bytes, NewChunks: p.NewChunks,
-		NewBytes: p.NewBytes, Seconds: time.Since(start).Seconds()}, nil
+		NewBytes: p.NewBytes, Seconds: time.Since(start).Seconds(), Needless: n.netStatus().BytesNeedless - needless}, nil
 }
 
 // fetch is one call of Fetch.

@@ -201,6 +201,7 @@ func (n *Node) openSwarm() error {
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
 		Recycle: chunk.Recycle,
+		Arrived: n.client.Arrived,
 		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
 		Download: n.limits.down, Unreached: n.unreached,
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },

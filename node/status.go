@@ -74,6 +74,7 @@ func (n *Node) netStatus() api.NetStatus {
 	gave, _ := n.server.Stats()
 	s := api.NetStatus{ChunksFetched: got.Chunks, BytesReceived: got.BytesReceived, ChunksServed: gave.Chunks, BytesSent: gave.BytesSent}
 	s.BytesSite, s.Hedged = got.BytesSite, got.Hedged
+	s.BytesNeedless = got.BytesNeedless + n.client.Discarded()
 	s.BytesOther = got.BytesReceived - min(got.BytesSite, got.BytesReceived)
 	for _, p := range got.Peers {
 		s.Failures += p.Failures

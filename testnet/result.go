@@ -104,7 +104,7 @@ func (r *runner) nodeResult(m *member) NodeResult {
 	c := m.past
 	c.from = maps.Clone(c.from)
 	c.add(m.now)
-	n := NodeResult{Name: m.name, Site: m.site, Role: m.role, Verified: m.verified, ReceivedBytes: c.received, SentBytes: c.sent,
+	n := NodeResult{Name: m.name, Site: m.site, Role: m.role, Verified: m.verified, ReceivedBytes: c.received + c.needless, SentBytes: c.sent,
 		Failures: c.failures, CPUSeconds: max(c.cpu-m.idle, 0).Seconds(), From: map[string]uint64{}, Floor: r.floor(m)}
 	for id, bytes := range c.from {
 		if name, ok := r.names[id]; ok && bytes > 0 {
@@ -113,8 +113,9 @@ func (r *runner) nodeResult(m *member) NodeResult {
 	}
 	if f := m.fetch; f != nil {
 		n.Fetched, n.Seconds, n.AskedAgain, n.Curve = f.done, f.seconds, f.again, f.curve
+		n.DuplicateBytes = c.needless
 		if c.received > c.stored {
-			n.DuplicateBytes = c.received - c.stored
+			n.DuplicateBytes += c.received - c.stored
 		}
 	}
 	if l, err := r.fabric.Link(m.name); err == nil {

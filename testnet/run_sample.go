@@ -15,6 +15,7 @@ const (
 // counters with it, so they are read again and again.
 type counts struct {
 	received uint64 // bytes of chunks, as they travel
+	needless uint64 // bytes of chunks that came after the same chunk; not in received
 	sent     uint64
 	fetched  uint64 // chunks
 	served   uint64 // chunks
@@ -27,6 +28,7 @@ type counts struct {
 // add adds the counters of another life.
 func (c *counts) add(o counts) {
 	c.received += o.received
+	c.needless += o.needless
 	c.sent += o.sent
 	c.fetched += o.fetched
 	c.served += o.served
@@ -75,7 +77,7 @@ func (r *runner) sample(ctx context.Context, m *member) {
 	if m.node != node {
 		return // it has begun another life
 	}
-	c := counts{received: st.Net.BytesReceived, sent: st.Net.BytesSent, fetched: st.Net.ChunksFetched,
+	c := counts{received: st.Net.BytesReceived, needless: st.Net.BytesNeedless, sent: st.Net.BytesSent, fetched: st.Net.ChunksFetched,
 		served: st.Net.ChunksServed, failures: st.Net.Failures, stored: st.Store.Bytes, cpu: node.CPU(), from: maps.Clone(m.now.from)}
 	if c.from == nil {
 		c.from = map[string]uint64{}

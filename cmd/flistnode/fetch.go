@@ -21,7 +21,8 @@ arrived stays: a fetch that was interrupted goes on where it stopped.
 
 A chunk nobody has within --fetch-timeout makes it fail with exit code 3.
 
-With --json: one document with "cid", "chunks", "new_chunks" and bytes.`,
+With --json: one document with "cid", "chunks", "new_chunks" and bytes;
+"needless_bytes" came meanwhile and were not needed.`,
 		Example: `  flistnode fetch CID
   flistnode fetch CID --metadata-only
   flistnode fetch CID --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW...`,

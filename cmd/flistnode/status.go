@@ -63,7 +63,8 @@ func (a *app) status(ctx context.Context, c *api.Client) error {
 		count(s.Cache.Hits), count(s.Cache.Misses)))
 	t.row("from own site", size(s.Net.BytesSite))
 	t.row("from other sites", size(s.Net.BytesOther))
-	t.row("from peers", fmt.Sprintf("%s chunks, %s, %s failures", count(s.Net.ChunksFetched), size(s.Net.BytesReceived), count(s.Net.Failures)))
+	t.row("from peers", fmt.Sprintf("%s chunks, %s, %s not needed, %s failures", count(s.Net.ChunksFetched), size(s.Net.BytesReceived),
+		size(s.Net.BytesNeedless), count(s.Net.Failures)))
 	t.row("to peers", fmt.Sprintf("%s chunks, %s", count(s.Net.ChunksServed), size(s.Net.BytesSent)))
 	t.row("announced", fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Announce.Roots), count(s.Announce.Chunks), count(s.Announce.Pending)))
 	t.row("flists", count(len(s.FLists)))

@@ -51,6 +51,7 @@ type NetStatus struct {
 	BytesReceived uint64 `json:"bytes_received"`
 	BytesSite     uint64 `json:"bytes_received_site"`  // of those received, from peers at this site
 	BytesOther    uint64 `json:"bytes_received_other"` // of those received, from other sites
+	BytesNeedless uint64 `json:"bytes_needless"`       // came after the same chunk from another peer; not in those received
 	BytesSent     uint64 `json:"bytes_sent"`
 	Hedged        uint64 `json:"hedged"`   // chunks asked for at a second peer
 	Failures      uint64 `json:"failures"` // requests to peers that failed

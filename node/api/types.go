@@ -73,6 +73,7 @@ type FetchResult struct {
 	NewChunks uint64  `json:"new_chunks"`
 	NewBytes  uint64  `json:"new_bytes"`
 	Seconds   float64 `json:"seconds"`
+	Needless  uint64  `json:"needless_bytes"` // sent meanwhile to the node by peers, and not needed; as packed
 }
 
 // UnpackRequest asks for the tree of an flist to be written into Dir, which

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -66,6 +67,8 @@ type Client struct {
 	lanes  map[laneKey]*lane
 	talks  map[peer.ID]*talk
 	wg     sync.WaitGroup
+
+	discarded atomic.Uint64 // bytes
 }
 
 // NewClient returns a client that opens its streams through h, which must know
@@ -96,6 +99,25 @@ func (c *Client) Get(ctx context.Context, p peer.ID, id chunk.ID, class Class) (
 		return chunk.Packed{}, ctx.Err()
 	}
 }
+
+// Arrived returns when the last byte came from p in answer to requests of a
+// class; the zero time if none came on the stream there is.
+func (c *Client) Arrived(p peer.ID, class Class) time.Time {
+	c.mu.Lock()
+	l := c.lanes[laneKey{p, laneOf(class)}]
+	c.mu.Unlock()
+	if l == nil {
+		return time.Time{}
+	}
+	if at := l.arrived.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
+
+// Discarded returns how many bytes of chunks came whose requests had been
+// given up, as packed.
+func (c *Client) Discarded() uint64 { return c.discarded.Load() }
 
 // submit gives r to the lane for it, which it starts if need be.
 func (c *Client) submit(p peer.ID, r *request) (*lane, error) {

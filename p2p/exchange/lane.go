@@ -30,7 +30,8 @@ type lane struct {
 	expect   int                    // estimated bytes of one chunk
 	wake     chan struct{}          // one token when the writer may have work
 	stream   network.Stream         // once open
-	progress atomic.Int64           // UnixNano of the last byte read
+	progress atomic.Int64           // UnixNano of when the stall time-out was last moved on
+	arrived  atomic.Int64           // UnixNano of the last byte read
 }
 
 // newLane returns a lane whose run stop ends.
@@ -60,6 +61,11 @@ func (l *lane) cancel(r *request) {
 	r.cancelled = true
 	if r.sent && l.inflight[r.id] == r {
 		l.cancels = append(l.cancels, r.id)
+	}
+	select {
+	case res := <-r.done: // it came just before
+		l.client.discarded.Add(uint64(len(res.packed.Bytes)))
+	default:
 	}
 	l.signal()
 }
@@ -242,6 +248,7 @@ func (l *lane) Read(b []byte) (int, error) {
 		return n, err
 	}
 	now := time.Now()
+	l.arrived.Store(now.UnixNano())
 	stall := l.client.cfg.StallTimeout
 	if time.Duration(now.UnixNano()-l.progress.Load()) > stall/8 {
 		l.mu.Lock()
@@ -297,6 +304,7 @@ func (l *lane) readChunk(r *bufio.Reader, h header) error {
 		if _, err := r.Discard(h.size - idSize); err != nil {
 			return err
 		}
+		l.client.discarded.Add(uint64(max(h.size-idSize-chunk.HeaderSize, 0)))
 		return l.finish(id, result{err: errCancelled})
 	}
 	var head [chunk.HeaderSize]byte
@@ -384,7 +392,9 @@ func (l *lane) finish(id uint32, res result) error {
 	if len(l.inflight) == 0 {
 		_ = l.stream.SetReadDeadline(time.Time{})
 	}
-	if !r.cancelled {
+	if r.cancelled {
+		l.client.discarded.Add(uint64(len(res.packed.Bytes)))
+	} else {
 		r.done <- res
 	}
 	return nil

@@ -18,9 +18,10 @@ type jobPeer struct {
 	window  int
 	rate    float64 // bytes per second
 	since   time.Time
-	got     int // bytes since
-	last    time.Time
-	late    bool
+	got     int       // bytes since
+	late    bool      // it let us wait for too long; until it answers
+	probed  bool      // it is late and was asked again since
+	strikes int       // times in a row it was late
 	blocked time.Time // not asked before
 }
 
@@ -45,6 +46,7 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 	jp := j.peers[p]
 	if jp.asks == 0 {
 		jp.since, jp.got = now, 0
+		jp.probed = jp.late
 	}
 	jp.asks++
 	jp.bytes += a.size
@@ -62,6 +64,9 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 			plain, err = packed.Open()
 		}
 		if !j.answered(a, packed, err, at) {
+			if err == nil {
+				j.s.peers.discarded(len(packed.Bytes))
+			}
 			return
 		}
 		if err := j.deliver(packed, plain); err != nil {
@@ -107,6 +112,11 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	j.s.cfg.Download.Spend(n, false)
 	if m != nil {
 		m.good++
+		j.sh.setAside(m, false)
+		if m.seed || !m.near {
+			took := at.Sub(a.began)
+			j.claimTime = max(took, j.claimTime-(j.claimTime-took)/gapMemory)
+		}
 	}
 	j.chunkSize += (n - j.chunkSize) / 8
 	j.chunkSize = max(j.chunkSize, 4<<10)
@@ -114,7 +124,7 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	j.lastCame = at
 	for _, b := range append([]*jobAsk(nil), j.inflight[a.place]...) { // the others lost
 		j.giveUp(a.place, b)
-		j.s.peers.gaveUp(b.peer, j.class, false)
+		j.s.peers.gaveUp(b.peer, j.class, at.Sub(b.began), false, at)
 	}
 	if j.pending.has(a.place) {
 		j.pending.clear(a.place)
@@ -125,7 +135,11 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 
 // measure sizes the window by the throughput.
 func (jp *jobPeer) measure(n int, at time.Time) {
-	jp.last, jp.late = at, false
+	if jp.late { // it goes on: its window grows from the smallest
+		jp.late, jp.probed, jp.strikes = false, false, 0
+		jp.since, jp.got = at, 0
+		return
+	}
 	jp.got += n
 	elapsed := at.Sub(jp.since)
 	if elapsed < rateTime && jp.got < jp.window {
@@ -147,7 +161,7 @@ func (j *job) refused(a *jobAsk, jp *jobPeer, m *member, err error, at time.Time
 	book := j.s.peers
 	switch {
 	case j.ctx.Err() != nil:
-		book.gaveUp(a.peer, j.class, false)
+		book.gaveUp(a.peer, j.class, 0, false, at)
 	case errors.As(err, &corrupt), errors.As(err, &broken):
 		book.lied(a.peer, j.class, err.Error(), at)
 		j.s.cfg.Log.Warn("peer sent wrong bytes, not asked for a while", "peer", a.peer, "chunk", j.sh.table.IDs[a.place], "err", err)
@@ -214,9 +228,10 @@ func (j *job) came(i uint32) {
 		j.pending.clear(i)
 		j.waiting--
 	}
+	now := time.Now()
 	for _, a := range append([]*jobAsk(nil), j.inflight[i]...) {
 		j.giveUp(i, a)
-		j.s.peers.gaveUp(a.peer, j.class, false)
+		j.s.peers.gaveUp(a.peer, j.class, now.Sub(a.began), false, now)
 	}
 	poke(j.wake)
 }

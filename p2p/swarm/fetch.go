@@ -27,9 +27,9 @@ const (
 	busyWait     = 100 * time.Millisecond // doubles
 	maxBusyWait  = 2 * time.Second
 	pollWait     = time.Second // while nobody can be asked
-	// bulkSilence is how long a peer must have answered nothing to be late with
-	// a bulk request.
-	bulkSilence = time.Second
+	// firstHedge is when a read is late at a peer that is quick, or was not
+	// measured yet and may never answer.
+	firstHedge = 60 * time.Millisecond
 )
 
 // fetch is the work of one flight: whom was asked, who is being asked. Only
@@ -107,7 +107,7 @@ func (x *fetch) stop() {
 	now := time.Now()
 	for p, a := range x.active {
 		a.cancel()
-		x.s.peers.gaveUp(p, a.class, now.After(x.lateAt(p, a)))
+		x.s.peers.gaveUp(p, a.class, now.Sub(a.began), now.After(x.lateAt(p, a, now)), now)
 	}
 	for _, id := range x.watched {
 		x.s.providers.unwatch(id, x.f.news)
@@ -157,7 +157,7 @@ func (x *fetch) hedge(now time.Time, limit int) {
 	x.hedgeAt = time.Time{}
 	var late time.Time
 	for p, a := range x.active {
-		late = latest(late, x.lateAt(p, a))
+		late = latest(late, x.lateAt(p, a, now))
 	}
 	if now.Before(late) {
 		x.hedgeAt = late
@@ -170,11 +170,10 @@ func (x *fetch) hedge(now time.Time, limit int) {
 // lateAt is when the answer to a is late, by what is known now of the peer. In
 // bulk a peer that keeps answering other requests is not late: its link is
 // full, and asking somebody else would only fill another.
-func (x *fetch) lateAt(p peer.ID, a *ask) time.Time {
-	expected, sign := x.s.peers.outlook(p, a.class)
-	late := a.began.Add(hedgeDelay(a.class, expected))
+func (x *fetch) lateAt(p peer.ID, a *ask, now time.Time) time.Time {
+	late := a.began.Add(hedgeDelay(a.class, x.s.peers.expected(p, a.class, now)))
 	if laneOf(a.class) == bulk {
-		late = latest(late, sign.Add(bulkSilence))
+		late = latest(late, x.s.peers.silentAt(p, a.class, 0, now))
 	}
 	return late
 }
@@ -186,7 +185,7 @@ func (x *fetch) upgrade(class Class) {
 		if class <= Readahead && a.class > Readahead {
 			a.cancel()
 			delete(x.active, p)
-			x.s.peers.gaveUp(p, a.class, false)
+			x.s.peers.gaveUp(p, a.class, 0, false, time.Now())
 		}
 	}
 }
@@ -196,10 +195,7 @@ func (x *fetch) upgrade(class Class) {
 func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 	wake = now.Add(pollWait)
 	for p, a := range x.active {
-		last := a.began
-		if sign := x.s.peers.sign(p); sign.After(last) {
-			last = sign
-		}
+		last := latest(a.began, now.Add(-x.s.peers.answerless(p, a.class, now)))
 		stalls := last.Add(x.s.cfg.StallTimeout)
 		if now.Before(stalls) {
 			wake = earliest(wake, stalls)
@@ -312,7 +308,7 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time
 	}
 	x.active[p] = a
 	x.hedgeAt = now.Add(hedgeDelay(class, expected))
-	id, answers, asker := x.f.id, x.answers, x.s.cfg.Asker
+	id, answers, asker, book := x.f.id, x.answers, x.s.cfg.Asker, x.s.peers
 	ok := x.s.spawn(func(context.Context) {
 		defer cancel()
 		r := answer{peer: p, ask: a}
@@ -321,9 +317,15 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time
 			r.plain, r.err = r.packed.Open()
 		}
 		r.at = time.Now()
-		select {
-		case answers <- r:
-		case <-ctx.Done(): // nobody waits for it
+		if ctx.Err() == nil {
+			select {
+			case answers <- r:
+				return
+			case <-ctx.Done():
+			}
+		}
+		if r.err == nil { // nobody waits for it
+			book.discarded(len(r.packed.Bytes))
 		}
 	})
 	if !ok {
@@ -334,8 +336,11 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time
 // take notes an answer and reports whether it is the chunk.
 func (x *fetch) take(r answer) bool {
 	a := x.active[r.peer]
-	if a == nil || a != r.ask {
-		return false // given up before
+	if a == nil || a != r.ask { // given up before
+		if r.err == nil {
+			x.s.peers.discarded(len(r.packed.Bytes))
+		}
+		return false
 	}
 	delete(x.active, r.peer)
 	book, now := x.s.peers, r.at
@@ -383,10 +388,13 @@ func (x *fetch) note(p peer.ID, text string) {
 // hedgeDelay is how long a chunk that should take expected is waited for
 // before another peer is asked as well.
 func hedgeDelay(class Class, expected time.Duration) time.Duration {
+	if laneOf(class) == urgent && expected <= assumedTime {
+		return firstHedge
+	}
 	if laneOf(class) == urgent {
 		return max(min(3*expected, 2*time.Second), 3*expected/2, 150*time.Millisecond)
 	}
-	return max(4*expected, time.Second)
+	return max(4*expected, minPatience)
 }
 
 // earliest returns the earlier of two times, of which zero means never.

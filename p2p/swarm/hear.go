@@ -52,7 +52,7 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 		}
 	case exchange.Have, exchange.Fetching:
 		if m := sh.members[p]; m != nil {
-			s.news(sh, m, msg)
+			s.news(sh, p, m, msg)
 			sh.poke()
 		}
 	}
@@ -105,15 +105,15 @@ func (s *Swarm) introduce(sh *share, p peer.ID) {
 }
 
 // news takes what a member newly holds or fetches.
-func (s *Swarm) news(sh *share, m *member, msg exchange.Message) {
-	m.news = time.Now()
+func (s *Swarm) news(sh *share, p peer.ID, m *member, msg exchange.Message) {
+	m.told(time.Now())
 	for _, i := range msg.Index {
 		if int(i) >= len(sh.table.IDs) || m.have.has(i) {
 			continue
 		}
 		if msg.Kind == exchange.Fetching {
 			if m.near {
-				sh.begun[i] = m.news
+				sh.claims(p, i, m.news)
 			}
 			continue
 		}

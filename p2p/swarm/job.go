@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
-	"github.com/flistnode/flistnode/p2p/exchange"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -20,11 +19,10 @@ const (
 	// windowTime is how much of a peer's throughput is kept in flight.
 	windowTime = 300 * time.Millisecond
 	rateTime   = 100 * time.Millisecond // a throughput is measured over so long
-	jobTick    = 100 * time.Millisecond
+	jobTick    = 50 * time.Millisecond
 	lookAround = 2 * time.Second // between searches for more peers
 	aloneAfter = 2 * time.Second // a chunk no member holds is searched for by itself
 	stuckAfter = 5 * time.Second // without any chunk, all are
-	lateAfter  = time.Second     // without an answer a peer is late
 	maxAlone   = 32              // chunks searched for by themselves at a time
 )
 
@@ -61,6 +59,7 @@ type job struct {
 	lateAt    time.Time            // when dropLate last looked
 	alone     int                  // searched for by themselves now
 	tries     map[uint32]time.Time // when a chunk was first not found
+	claimTime time.Duration        // the longest it lately took to fetch what is left to one node
 	lost      []error
 	patience  time.Duration
 }
@@ -135,7 +134,7 @@ func (j *job) end() {
 	delete(j.sh.jobs, j)
 	for _, asks := range j.inflight {
 		for _, a := range asks {
-			j.s.peers.gaveUp(a.peer, j.class, false)
+			j.s.peers.gaveUp(a.peer, j.class, 0, false, time.Now())
 		}
 	}
 	clear(j.inflight)
@@ -160,48 +159,11 @@ func (j *job) step(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	j.sh.used = now
-	if now.Sub(j.lateAt) >= jobTick/4 {
+	if now.Sub(j.lateAt) >= jobTick/2 {
 		j.lateAt = now
 		j.dropLate(now)
 	}
 	j.fill(now)
 	j.searchAlone(now)
 	return j.waiting == 0 && len(j.inflight) == 0 && j.alone == 0 && j.bytes <= 0
-}
-
-// dropLate gives to others what is in flight to peers that answer nothing.
-func (j *job) dropLate(now time.Time) {
-	for i, asks := range j.inflight {
-		late := 0
-		for _, a := range asks {
-			jp := j.peers[a.peer]
-			last := latest(jp.last, a.began)
-			expected := time.Duration(0)
-			if jp.rate > 0 {
-				expected = time.Duration(4 * float64(jp.bytes) / jp.rate * float64(time.Second))
-			}
-			patience := lateAfter
-			if m := j.sh.members[a.peer]; m != nil && !m.near {
-				patience = 3 * lateAfter
-			}
-			if now.Sub(last) < max(patience, min(expected, j.s.cfg.StallTimeout)) {
-				continue
-			}
-			late++
-			if !jp.late {
-				jp.late = true
-				jp.blocked = now.Add(lateAfter)
-				jp.window = minWindow
-			}
-			if now.Sub(last) >= j.s.cfg.StallTimeout {
-				j.giveUp(i, a)
-				j.s.peers.failed(a.peer, j.class, exchange.ErrStalled.Error(), now)
-				j.s.asked.add(j.sh.table.IDs[i], a.peer, j.class, a.began, now, exchange.ErrStalled)
-			}
-		}
-		if late == len(asks) && late <= maxActiveBulk && !j.pending.has(i) && !j.sh.have.has(i) {
-			j.pending.set(i)
-			j.waiting++
-		}
-	}
 }

@@ -51,6 +51,9 @@ type peerBook struct {
 	peers   map[peer.ID]*peerRecord
 	missing map[missingKey]time.Time // until when "don't have" is believed
 	total   Totals
+
+	// arrived returns when the last byte of an answer came; may be nil.
+	arrived func(p peer.ID, class Class) time.Time
 }
 
 type missingKey struct {
@@ -63,6 +66,9 @@ type peerRecord struct {
 	inflight    [numLanes]int
 	took        [numLanes]time.Duration // smoothed time to an answer, at the load there was
 	load        [numLanes]float64       // smoothed requests in flight, the new one included
+	sign        [numLanes]time.Time     // any answer
+	waits       [numLanes]time.Time     // since when an answer has been due all the time
+	gap         [numLanes]time.Duration // the longest it lately let us wait for the next answer
 	rtt         time.Duration           // smoothed time to an answer of an idle peer
 	throughput  float64                 // smoothed bytes per second while busy
 	windowStart time.Time               // of the measurement under way
@@ -70,7 +76,7 @@ type peerRecord struct {
 	failRate    float64 // smoothed, 0 to 1
 	missRate    float64 // smoothed, 0 to 1
 	lastOK      time.Time
-	lastSign    time.Time // any answer
+	measured    time.Time // when took was last learned
 	until       time.Time // of the quarantine
 	reason      string
 	strikes     int // failures in a row
@@ -79,9 +85,10 @@ type peerRecord struct {
 	bytes, chunks, failures, misses uint64
 }
 
-func newPeerBook() *peerBook {
+func newPeerBook(arrived func(peer.ID, Class) time.Time) *peerBook {
 	return &peerBook{
-		peers: map[peer.ID]*peerRecord{}, missing: map[missingKey]time.Time{},
+		arrived: arrived,
+		peers:   map[peer.ID]*peerRecord{}, missing: map[missingKey]time.Time{},
 	}
 }
 
@@ -116,28 +123,38 @@ func (r *peerRecord) expected(lane int, now time.Time) time.Duration {
 		return assumedTime
 	}
 	took := float64(r.took[lane])
-	if idle := now.Sub(r.lastSign); idle > forgetAfter && r.requests() == 0 {
-		took *= float64(forgetAfter) / float64(idle)
+	return time.Duration(took * r.forgotten(now) * max(1, float64(r.inflight[lane]+1)/r.load[lane]))
+}
+
+// forgotten is the part of what was measured that still counts.
+func (r *peerRecord) forgotten(now time.Time) float64 {
+	if idle := now.Sub(r.measured); idle > forgetAfter && r.requests() == 0 {
+		return float64(forgetAfter) / float64(idle)
 	}
-	return time.Duration(took * max(1, float64(r.inflight[lane]+1)/r.load[lane]))
+	return 1
 }
 
 // cost ranks peers for one more request: the measured time, times the requests
 // that share it. Among peers whose links are full this leaves each as much as
 // it can carry; among others it keeps the numbers in flight in proportion to
-// their speed. (The rule is "peak EWMA" of Finagle's load balancer.)
+// their speed. (The rule is "peak EWMA" of Finagle's load balancer.) A peer that
+// lets us wait now is at least as slow as that, and one not measured in this
+// lane as it was in the other.
 func (r *peerRecord) cost(lane int, now time.Time) float64 {
 	if r == nil {
 		return float64(assumedTime)
 	}
-	took := float64(assumedTime)
+	took := assumedTime
 	if r.took[lane] > 0 {
-		took = float64(r.took[lane])
+		took = r.took[lane]
+	} else if other := r.took[numLanes-1-lane]; other > 0 {
+		took = other
 	}
-	if idle := now.Sub(r.lastSign); idle > forgetAfter && r.requests() == 0 {
-		took *= float64(forgetAfter) / float64(idle)
+	took = max(took, r.silence(lane, now))
+	if other := numLanes - 1 - lane; r.silence(other, now) > r.patience(other) {
+		took = max(took, r.silence(other, now))
 	}
-	return took * float64(r.inflight[lane]+1) * (1 + 4*r.failRate + 4*r.missRate)
+	return float64(took) * r.forgotten(now) * float64(r.inflight[lane]+1) * (1 + 4*r.failRate + 4*r.missRate)
 }
 
 // choice is how good it is to ask a peer now.
@@ -169,6 +186,9 @@ func (b *peerBook) begin(p peer.ID, class Class, now time.Time) time.Duration {
 	expected := r.expected(lane, now)
 	if r.requests() == 0 {
 		r.windowStart, r.windowBytes = now, 0
+	}
+	if r.inflight[lane] == 0 {
+		r.waits[lane] = now
 	}
 	r.inflight[lane]++
 	if r.load[lane] == 0 {
@@ -228,13 +248,19 @@ func (b *peerBook) busy(p peer.ID, class Class, now time.Time) {
 	b.record(p).answered(class, now)
 }
 
-// gaveUp notes that an answer of p is no longer waited for. A late one would
-// have come after somebody else's.
-func (b *peerBook) gaveUp(p peer.ID, class Class, late bool) {
+// gaveUp notes that an answer of p, asked for waited ago, is no longer waited
+// for. So it would have taken longer than that. A late one would have come after
+// somebody else's.
+func (b *peerBook) gaveUp(p peer.ID, class Class, waited time.Duration, late bool, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.record(p)
-	r.inflight[laneOf(class)]--
+	r, lane := b.record(p), laneOf(class)
+	r.gap[lane] = max(r.gap[lane], min(r.silence(lane, now), maxGap))
+	if waited > max(r.took[lane], assumedTime) {
+		smoothTime(&r.took[lane], waited)
+		r.measured = now
+	}
+	r.inflight[lane]--
 	if late {
 		smooth(&r.failRate, 1)
 	}
@@ -275,24 +301,18 @@ func (b *peerBook) lied(p peer.ID, class Class, reason string, now time.Time) {
 
 // answered is common to all answers.
 func (r *peerRecord) answered(class Class, now time.Time) {
-	r.inflight[laneOf(class)]--
-	r.lastSign = now
+	lane := laneOf(class)
+	gap := r.silence(lane, now)
+	r.gap[lane] = max(gap, r.gap[lane]-(r.gap[lane]-gap)/gapMemory)
+	r.inflight[lane]--
+	r.sign[lane], r.measured = now, now
 }
 
-// outlook returns how long a request to p takes by what is known now, and when
-// p last answered anything.
-func (b *peerBook) outlook(p peer.ID, class Class) (expected time.Duration, sign time.Time) {
+// expected returns how long a request to p takes by what is known now.
+func (b *peerBook) expected(p peer.ID, class Class, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := b.record(p)
-	return r.expected(laneOf(class), time.Now()), r.lastSign
-}
-
-// sign returns when p last answered anything.
-func (b *peerBook) sign(p peer.ID) time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.record(p).lastSign
+	return b.record(p).expected(laneOf(class), now)
 }
 
 // recent returns some peers that delivered lately, the last one first.

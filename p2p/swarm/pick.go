@@ -20,7 +20,7 @@ const (
 	rankTrade   = 0               // others who download hold it, or only I am to fetch it
 	rankUplink  = 1 * rarityRanks // as the last, but over the uplink
 	rankOthers  = 2 * rarityRanks // somebody else's to fetch, who has not begun
-	rankSpare   = 3 * rarityRanks // from a seed, though others who download hold it
+	rankSpare   = 3 * rarityRanks // from a seed, though others who download hold it, or said to fetch it
 	rankNever   = 1 << 30
 	// A peer with a window as large as fastWindow is asked again when this part
 	// of it is free, so that one frame asks for several chunks. A slower one is
@@ -73,16 +73,13 @@ func (j *job) fill(now time.Time) {
 			}
 			j.peers[p] = jp
 		}
-		if now.Before(jp.blocked) || jp.late || !j.s.peers.usable(p, now) {
-			if jp.late && now.After(jp.blocked) && jp.asks == 0 {
-				jp.late = false // try it again
-			}
+		if now.Before(jp.blocked) || jp.late && jp.asks > 0 || !j.s.peers.usable(p, now) {
 			continue
 		}
 		if jp.window >= fastWindow && jp.window-jp.bytes < jp.window/askTogether {
 			continue // soon, and several at once
 		}
-		for (jp.asks == 0 || jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
+		for (jp.asks == 0 || !jp.late && jp.bytes+j.chunkSize <= jp.window) && j.bytes < maxInFlight &&
 			j.s.cfg.Download.Room(now, j.bytes, false) {
 			i, ok := j.pick(p, jp, group, now)
 			if !ok {
@@ -158,8 +155,11 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 		}
 		return rankNever
 	}
-	if j.fetchedByOther(i, now) {
+	switch claimed, believed := j.fetchedByOther(i, m.near, now); {
+	case believed:
 		return rankNever
+	case claimed || sh.heldAside(i):
+		return rankSpare + rarity
 	}
 	base := rankTrade
 	if !m.near {
@@ -177,7 +177,7 @@ func (j *job) rank(m *member, i uint32, group []peer.ID, now time.Time) int {
 // again returns a chunk in flight elsewhere for too long, when nothing else is
 // left, within the bound of what may be fetched twice.
 func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, bool) {
-	if j.extra*50 > len(j.sh.table.IDs)+100 || jp.rate == 0 {
+	if j.extra*50 > len(j.sh.table.IDs)+50 || jp.rate == 0 {
 		return 0, false
 	}
 	for i, asks := range j.inflight {
@@ -185,9 +185,8 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 		if len(asks) > 1 || a.peer == p || !m.have.has(i) || now.Sub(a.began) < endgameAge {
 			continue
 		}
-		other := j.peers[a.peer]
 		mine := float64(jp.bytes+j.chunkSize) / jp.rate
-		if other.rate > 0 && float64(other.bytes)/other.rate < 2*mine {
+		if other := j.peers[a.peer]; other.rate > 0 && !other.late && float64(other.bytes)/other.rate < 2*mine {
 			continue // it will come as soon from there
 		}
 		if !m.near && j.sh.site[i] > 0 {
@@ -200,16 +199,25 @@ func (j *job) again(p peer.ID, jp *jobPeer, m *member, now time.Time) (uint32, b
 	return 0, false
 }
 
-// fetchedByOther reports whether a member of the site said it fetches i now.
-func (j *job) fetchedByOther(i uint32, now time.Time) bool {
-	at, ok := j.sh.begun[i]
-	if ok && now.Sub(at) < newsTime {
-		return true
+// fetchedByOther reports whether a member of the site said it fetches i, and
+// whether it is believed: it still tells news, and has not taken much longer
+// than this node does. One that is not may be slow, so what it fetches comes
+// last. Over an uplink, where a copy is dear, more patience is had.
+func (j *job) fetchedByOther(i uint32, near bool, now time.Time) (claimed, believed bool) {
+	c, ok := j.sh.begun[i]
+	if !ok || now.Sub(c.at) >= newsTime {
+		return false, false
 	}
-	if ok {
-		delete(j.sh.begun, i)
+	least := minPatience
+	if !near {
+		least = newsTime / 2
 	}
-	return false
+	patience := newsTime
+	if j.claimTime > 0 {
+		patience = max(patienceGaps*j.claimTime, least)
+	}
+	m := j.sh.members[c.by]
+	return true, m != nil && now.Sub(c.at) < patience && m.believed(least, now)
 }
 
 // mine reports whether this node is to fetch i for the group.
@@ -256,7 +264,7 @@ func (j *job) announce(i uint32) {
 func (j *job) group(now time.Time) []peer.ID {
 	group := []peer.ID{j.s.cfg.Self}
 	for p, m := range j.sh.members {
-		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && now.Sub(m.news) < newsTime {
+		if m.near && !m.reads && m.n < len(j.sh.table.IDs) && !m.aside && now.Sub(m.news) < newsTime {
 			group = append(group, p)
 		}
 	}

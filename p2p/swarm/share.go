@@ -40,13 +40,14 @@ type share struct {
 	have    bitmap   // held here
 	n       int      // how many
 	members map[peer.ID]*member
+	asides  int      // how many of them are set aside
 	holders []uint16 // members that hold the chunk
 	grown   []uint16 // those of them that were not complete when they joined
 	site    []uint16 // those of them that are at this node's site
 	jobs    map[*job]struct{}
-	begun   map[uint32]time.Time // chunks a member of the site said it fetches
-	told    map[peer.ID]bool     // who was told that this node shares it
-	attends int                  // calls of Attend
+	begun   map[uint32]claim // chunks a member of the site said it fetches
+	told    map[peer.ID]bool // who was told that this node shares it
+	attends int              // calls of Attend
 	used    time.Time
 }
 
@@ -54,12 +55,14 @@ type share struct {
 type member struct {
 	have  bitmap
 	n     int
-	seed  bool      // was complete when it joined
-	near  bool      // at this node's site
-	reads bool      // fetches only what is read: nothing is left to it
-	news  time.Time // when it last told something
-	wrong int       // chunks it wrongly claimed to have
-	good  int       // chunks it gave
+	seed  bool          // was complete when it joined
+	near  bool          // at this node's site
+	reads bool          // fetches only what is read: nothing is left to it
+	aside bool          // it answers nothing: what it holds is not counted
+	news  time.Time     // when it last told something
+	gap   time.Duration // the longest it lately told nothing
+	wrong int           // chunks it wrongly claimed to have
+	good  int           // chunks it gave
 }
 
 // interest is what a peer told of an flist that is not shared here.
@@ -95,8 +98,14 @@ func (sh *share) place(id chunk.ID) (uint32, bool) {
 	return sh.order[at], true
 }
 
-// count adds d to the counts of a chunk m holds.
+// count adds d to the counts of a chunk m holds, unless m is set aside.
 func (sh *share) count(m *member, i uint32, d uint16) {
+	if !m.aside {
+		sh.tally(m, i, d)
+	}
+}
+
+func (sh *share) tally(m *member, i uint32, d uint16) {
 	sh.holders[i] += d
 	if !m.seed {
 		sh.grown[i] += d
@@ -117,6 +126,9 @@ func (sh *share) remove(p peer.ID) {
 		if m.have.has(uint32(i)) {
 			sh.count(m, uint32(i), minus)
 		}
+	}
+	if m.aside {
+		sh.asides--
 	}
 	delete(sh.members, p)
 }
@@ -144,7 +156,7 @@ func (s *Swarm) Share(t ChunkTable, held []uint32) error {
 	sh := &share{
 		table: t, have: newBitmap(n), members: map[peer.ID]*member{}, order: make([]uint32, n),
 		holders: make([]uint16, n), grown: make([]uint16, n), site: make([]uint16, n),
-		jobs: map[*job]struct{}{}, begun: map[uint32]time.Time{}, told: map[peer.ID]bool{}, used: time.Now(),
+		jobs: map[*job]struct{}{}, begun: map[uint32]claim{}, told: map[peer.ID]bool{}, used: time.Now(),
 	}
 	for i := range sh.order {
 		sh.order[i] = uint32(i)

@@ -13,6 +13,7 @@ type Totals struct {
 	BytesReceived uint64 // of verified chunks, as packed
 	BytesSite     uint64 // those of them that came from peers at this node's site
 	BytesSent     uint64 // of chunks served to others, as packed
+	BytesNeedless uint64 // of verified chunks that came after somebody else's, as packed; not in BytesReceived
 	Chunks        uint64 // received and verified
 	Corrupt       uint64 // answers with wrong bytes
 	Hedged        uint64 // times a second peer was asked because the first was late
@@ -85,6 +86,13 @@ func (s *Swarm) Stats() Stats {
 		return cmp.Or(cmp.Compare(y.BytesReceived, x.BytesReceived), cmp.Compare(x.ID, y.ID))
 	})
 	return out
+}
+
+// discarded counts n bytes of a verified chunk nobody waited for any more.
+func (b *peerBook) discarded(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.total.BytesNeedless += uint64(n)
 }
 
 func (b *peerBook) countHedge() {

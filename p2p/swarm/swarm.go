@@ -65,6 +65,8 @@ type Config struct {
 	Site   string                                                                 // name of this node's site
 	OnLAN  func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
 
+	Arrived func(p peer.ID, class Class) time.Time // when the last byte of an answer came from p; nil: only whole answers are seen
+
 	Download *limit.Limit // of chunks received; nil: none
 	Recycle  func([]byte) // takes back the bytes of a chunk from Asker when Download has delivered it; may be nil
 
@@ -138,7 +140,7 @@ func New(cfg Config) (*Swarm, error) {
 	s := &Swarm{
 		cfg:   cfg,
 		reads: make(chan struct{}, cfg.MaxReads), bulk: make(chan struct{}, cfg.MaxBulk),
-		peers: newPeerBook(), flights: map[chunk.ID]*flight{}, shares: newShares(),
+		peers: newPeerBook(cfg.Arrived), flights: map[chunk.ID]*flight{}, shares: newShares(),
 	}
 	s.talkers = &talkers{s: s, to: map[peer.ID]*talker{}}
 	s.own()

@@ -590,7 +590,7 @@ func TestEndedSwarmSaysSo(t *testing.T) {
 }
 
 func TestFailingPeersAreLeftAloneForLonger(t *testing.T) {
-	b := newPeerBook()
+	b := newPeerBook(nil)
 	now := time.Now()
 	var waits []time.Duration
 	for range 8 {
