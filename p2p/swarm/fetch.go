@@ -54,6 +54,7 @@ type fetch struct {
 type ask struct {
 	class  Class
 	began  time.Time
+	far    bool // beyond the uplink
 	cancel context.CancelFunc
 }
 
@@ -127,6 +128,7 @@ func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 	class, roots, hinted := x.s.wants(x.f)
 	x.class = class
 	x.upgrade(class)
+	x.yield(roots, now)
 	wake = x.cutStalled(now)
 	limit := maxActiveBulk
 	if class <= Readahead {
@@ -140,7 +142,7 @@ func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 		if !ok {
 			break
 		}
-		x.start(ctx, p, class, now)
+		x.start(ctx, p, class, roots, now)
 	}
 	if len(x.active) == 0 {
 		wake = earliest(wake, x.began.Add(x.s.cfg.FindTimeout))
@@ -215,13 +217,18 @@ func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best peer.ID, again time.Time, ok bool) {
 	// Those that say they hold it, at this site and then elsewhere.
 	near, far := x.s.holding(roots, x.f.id)
-	for _, peers := range [][]peer.ID{near, far} {
-		var soon time.Time
-		if best, soon, ok = x.best(peers, now); ok {
-			return best, again, true
-		}
-		again = earliest(again, soon)
+	var soon time.Time
+	if best, soon, ok = x.best(near, now); ok {
+		return best, again, true
 	}
+	again = soon
+	if until, waits := x.comes(roots, now); waits && len(x.active) == 0 {
+		return "", earliest(again, until), false
+	}
+	if best, soon, ok = x.best(far, now); ok {
+		return best, again, true
+	}
+	again = earliest(again, soon)
 	// Those that were named, by the caller or as providers of the flist.
 	named := hinted
 	searching := false
@@ -231,7 +238,6 @@ func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best 
 		searching = searching || running
 	}
 	named = append(named[:len(named):len(named)], x.s.providers.known(x.f.id)...)
-	var soon time.Time
 	if best, soon, ok = x.best(named, now); ok {
 		return best, again, true
 	}
@@ -299,10 +305,10 @@ func (x *fetch) best(peers []peer.ID, now time.Time) (best peer.ID, again time.T
 }
 
 // start asks p.
-func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time) {
+func (x *fetch) start(ctx context.Context, p peer.ID, class Class, roots []chunk.ID, now time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
 	expected := x.s.peers.begin(p, class, now)
-	a := &ask{class: class, began: now, cancel: cancel}
+	a := &ask{class: class, began: now, far: x.s.brings(roots, x.f.id, p), cancel: cancel}
 	if x.hedged && len(x.active) > 0 {
 		x.s.peers.countHedge()
 	}

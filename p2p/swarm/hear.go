@@ -53,6 +53,7 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 	case exchange.Have, exchange.Fetching:
 		if m := sh.members[p]; m != nil {
 			s.news(sh, p, m, msg)
+			s.pokeFlights(sh, msg.Index)
 			sh.poke()
 		}
 	}
