@@ -281,7 +281,7 @@ func TestPeerThatBrokeTheProtocolIsNotServedForAWhile(t *testing.T) {
 		t.Error("served right after a violation")
 	}
 	srv.mu.Lock()
-	srv.served(a.ID()).bannedUntil = time.Now() // the hour is over
+	srv.guest(a.ID()).bannedUntil = time.Now() // the hour is over
 	srv.mu.Unlock()
 	waitFor(t, "service after the ban", func() bool {
 		_, err := cl.Get(ctxOf(t), b.ID(), ids[0], Waiting)
@@ -353,7 +353,7 @@ func TestCloseFailsWhatIsInFlight(t *testing.T) {
 }
 
 func TestUrgentClassesGoFirst(t *testing.T) {
-	q := newServeQueue(10)
+	q := newServeQueue(10, 10, new(atomic.Int64))
 	for i, c := range []Class{Replication, Prefetch, Waiting, Readahead, Waiting} {
 		q.push(want{class: c, first: uint32(i), ids: make([]chunk.ID, 1)})
 	}
