@@ -57,7 +57,7 @@ func newGuest(p peer.ID) *guest {
 }
 
 // guest returns the guest p. With too many, one that has no stream is
-// forgotten: if possible one that is not banned. s.mu is held.
+// forgotten: of a few, if possible one that is not banned. s.mu is held.
 func (s *Server) guest(p peer.ID) *guest {
 	g := s.guests[p]
 	if g != nil {
@@ -65,12 +65,13 @@ func (s *Server) guest(p peer.ID) *guest {
 	}
 	if len(s.guests) >= maxGuests {
 		var gone *guest
-		now := time.Now()
+		now, looked := time.Now(), 0
 		for _, old := range s.guests {
 			if old.streams > 0 {
 				continue
 			}
-			if gone = old; now.After(old.bannedUntil) {
+			gone = old
+			if looked++; looked == 32 || now.After(old.bannedUntil) {
 				break
 			}
 		}

@@ -155,6 +155,9 @@ func (s *served) waitToSend(ctx context.Context, n int, class Class, rate int64)
 		bulk, cancel := context.WithTimeout(ctx, patience)
 		urgent = limit.Wait(bulk, false) != nil
 		cancel()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
 	if err := limit.Wait(ctx, urgent); err != nil {
 		return err

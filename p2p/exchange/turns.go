@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// shareOfRoom is the part of the bytes that are free which one peer may
-	// hold, so that there is always room for another.
+	// shareOfRoom: while all bytes are free a peer may hold one of so many, and
+	// less with the square of what is free. So there is room for another also
+	// when many hold what they may and give nothing back.
 	shareOfRoom = 8
 	// blindTurn: one turn in so many goes to whoever got least, however urgent
 	// the others' requests are, so that nobody can starve others by calling
@@ -24,8 +25,8 @@ const (
 // bytes (start-time fair queueing; Goyal, Vin and Cheng, 1996). So a request of
 // a peer waits for about one turn of each other peer, however many theirs are.
 //
-// How many bytes a peer may hold shrinks as all hold more (dynamic thresholds;
-// Choudhury and Hahne, 1998): peers who never take what was read for them
+// How many bytes a peer may hold shrinks as all hold more (after the dynamic
+// thresholds of Choudhury and Hahne, 1998): peers who never take what was read for them
 // cannot fill the memory.
 type turns struct {
 	mu      sync.Mutex
@@ -83,7 +84,7 @@ func (t *turns) done(a *account, n, used int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slots++
-	a.spent -= n - max(used, min(n, turnCost))
+	a.spent += max(used, turnCost) - turnCost
 	t.release(a, n-used)
 	t.grant()
 }
@@ -157,13 +158,14 @@ func (t *turns) fits(a *account, n int64) bool {
 	case a.held == 0:
 		return n <= t.room || t.room == t.bytes
 	}
-	return a.held+n <= t.room/shareOfRoom
+	free := float64(t.room) / float64(t.bytes)
+	return float64(a.held+n) <= free*float64(t.room)/shareOfRoom
 }
 
 func (t *turns) charge(a *account, n int64) {
 	t.clock = max(t.clock, a.spent)
 	t.slots--
-	a.spent += n
+	a.spent += turnCost // the rest when it is known, lest the clock runs ahead
 	if t.bytes > 0 {
 		a.held += n
 		t.room -= n
@@ -198,7 +200,7 @@ func (t *turns) leave(a *account, class Class, w *turn) {
 		return
 	}
 	t.slots++
-	a.spent -= w.bytes
+	a.spent -= turnCost
 	t.release(a, w.bytes)
 	t.grant()
 }
