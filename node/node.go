@@ -29,6 +29,7 @@ import (
 	"github.com/flistnode/flistnode/p2p/exchange"
 	"github.com/flistnode/flistnode/p2p/hint"
 	"github.com/flistnode/flistnode/p2p/limit"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
@@ -46,6 +47,7 @@ type Node struct {
 	client    *exchange.Client
 	hints     *hint.Server
 	swarm     *swarm.Swarm
+	offences  *offence.Book
 	limits    limits
 	announcer *announcer
 	cache     *cache
@@ -194,8 +196,9 @@ func peerInfos(addrs []string) ([]peer.AddrInfo, error) {
 }
 
 func (n *Node) openSwarm() error {
+	n.offences = offence.NewBook(n.log)
 	n.limits = limits{up: limit.New(n.cfg.UploadLimit), down: limit.New(n.cfg.DownloadLimit)}
-	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log})
+	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log, Offences: n.offences})
 	n.hints = hint.NewServer(n.host.Libp2p(), n.tellProfile, n.log)
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
@@ -203,7 +206,7 @@ func (n *Node) openSwarm() error {
 		Recycle: chunk.Recycle,
 		Arrived: n.client.Arrived,
 		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
-		Download: n.limits.down, Unreached: n.unreached,
+		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences,
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
@@ -214,7 +217,7 @@ func (n *Node) openSwarm() error {
 		return err
 	}
 	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{
-		Log: n.log, Heard: n.swarm.Hear, Recycle: chunk.Recycle, Upload: n.limits.up,
+		Log: n.log, Heard: n.swarm.Hear, Recycle: chunk.Recycle, Upload: n.limits.up, Offences: n.offences,
 	})
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,11 +79,22 @@ func newPeers(a *app) *cobra.Command {
 		Use:   "peers",
 		Short: "List the peers the daemon is connected to",
 		Long: `List the peers the daemon is connected to, with round trip time, what was received
-from each and sent to it, and the address in use.
+from each and sent to it, the address in use, and what each did that it should
+not, counted since the daemon started:
+
+  malformed, oversized  frames the protocol does not allow: it was cut off
+  wants, streams, talk  more requests, streams or messages than a peer may have
+  forged                it claimed chunks it does not have
+  corrupt               it sent wrong bytes
+  stalled               it owed an answer, or was to take one, and did nothing
+
+Peers that did such things and are no longer connected are listed for an hour,
+with "gone" for the direction.
 
 With --json: one document, an array.`,
-		Example: `  flistnode peers`,
-		Args:    wantArgs(0, 0),
+		Example: `  flistnode peers
+  flistnode peers --json | jq '.[] | select(.offences)'`,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withDaemon(cmd.Context(), a.peers)
 		},
@@ -96,15 +109,24 @@ func (a *app) peers(ctx context.Context, c *api.Client) error {
 	if a.json {
 		return a.printJSON(orEmpty(peers))
 	}
-	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS", "REMARK")
+	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS", "OFFENCES", "REMARK")
 	for _, p := range peers {
 		rtt := "-"
 		if p.Latency > 0 {
 			rtt = p.Latency.Round(10 * time.Microsecond).String()
 		}
-		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")), remark(p))
+		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")), offences(p), remark(p))
 	}
 	return t.flush()
+}
+
+// offences lists what a peer did that it should not.
+func offences(p api.Peer) string {
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(p.Offences)) {
+		parts = append(parts, kind+" "+count(p.Offences[kind]))
+	}
+	return dash(strings.Join(parts, ", "))
 }
 
 // remark says what is wrong with a peer.

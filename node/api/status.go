@@ -64,13 +64,16 @@ type AnnounceStatus struct {
 	Pending uint64 `json:"pending"` // waiting to be handed over
 }
 
-// Peer is a connected peer.
+// NotConnected is the Direction of a peer that is listed for its Offences alone.
+const NotConnected = "gone"
+
+// Peer is a connected peer, or one that was and is listed for what it did.
 type Peer struct {
 	ID             string        `json:"id"`
 	Addrs          []string      `json:"addrs"`
 	Agent          string        `json:"agent,omitempty"`
 	Site           string        `json:"site,omitempty"`
-	Direction      string        `json:"direction"` // "in" or "out"
+	Direction      string        `json:"direction"` // "in", "out" or NotConnected
 	Latency        time.Duration `json:"latency_ns"`
 	ChunksReceived uint64        `json:"chunks_received"`
 	BytesReceived  uint64        `json:"bytes_received"`
@@ -79,6 +82,10 @@ type Peer struct {
 	Failures       uint64        `json:"failures"`                   // stalls, broken connections, wrong bytes, false claims
 	AvoidedUntil   *time.Time    `json:"avoided_until,omitempty"`    // not asked for anything before
 	Reason         string        `json:"last_avoided_for,omitempty"` // why it is or was avoided
+
+	// Offences counts what the peer did that it should not, since the node
+	// started: malformed, oversized, wants, streams, talk, forged, corrupt, stalled.
+	Offences map[string]uint64 `json:"offences,omitempty"`
 }
 
 // Identity says who a node is and where it listens. Addrs end in its peer ID,

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -146,25 +148,19 @@ func parseJoin(m Message, p []byte) (Message, error) {
 	return m, nil
 }
 
-// What a peer may say, in bytes: more is read no faster.
 const (
-	talkBurst = 4 << 20
-	talkRate  = 1 << 20 // a second
+	// messageCost and helloCost are what a message costs in talk besides its
+	// bytes, for the work it makes.
+	messageCost = 512
+	helloCost   = 64 << 10
 )
 
-// listener reads the messages of one stream, at a bounded rate.
-type listener struct {
-	heard func(peer.ID, Message)
-	peer  peer.ID
-	spent float64
-	last  time.Time
-}
-
-// read reads one message's payload of size bytes and hands it on.
-func (l *listener) read(ctx context.Context, r io.Reader, k Kind, size int) error {
+// hear reads the payload of a message, of size bytes, and hands it on. A peer
+// that tells too much is read no faster than it may tell.
+func (s *served) hear(ctx context.Context, r *bufio.Reader, k Kind, size int) error {
 	low, high, _ := messageBounds(k)
 	if size < low || size > high {
-		return violation("message 0x%02x has %d bytes, allowed are %d to %d", k, size, low, high)
+		return badLength(uint8(k), uint64(size), low, high)
 	}
 	buf := make([]byte, size)
 	if _, err := io.ReadFull(r, buf); err != nil {
@@ -174,32 +170,28 @@ func (l *listener) read(ctx context.Context, r io.Reader, k Kind, size int) erro
 	if err != nil {
 		return err
 	}
-	l.heard(l.peer, m)
-	return l.pay(ctx, size+64)
+	s.server.cfg.Heard(s.guest.id, m)
+	if k == Hello {
+		size += helloCost
+	}
+	return s.payTalk(ctx, size)
 }
 
-// pay waits while more was said than may be.
-func (l *listener) pay(ctx context.Context, n int) error {
-	now := time.Now()
-	l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*talkRate) + float64(n)
-	l.last = now
-	if l.spent <= talkBurst {
+// payTalk waits while the peer told more than it may.
+func (s *served) payTalk(ctx context.Context, n int) error {
+	wait := s.guest.told.add(n+messageCost, time.Now())
+	if wait == 0 {
 		return nil
 	}
-	t := time.NewTimer(time.Duration((l.spent - talkBurst) / talkRate * float64(time.Second)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	s.server.offends(s.guest, offence.Talk, "tells more than is listened to, read slowly")
+	return pause(ctx, wait)
 }
 
 // talk is the stream over which a client tells a peer things.
 type talk struct {
-	mu sync.Mutex // held while writing
-	st network.Stream
+	users int        // calls of Tell that run; Client.mu guards it
+	mu    sync.Mutex // held while writing
+	st    network.Stream
 }
 
 // Tell sends messages to p, in order, over a stream of their own. Calls for
@@ -210,6 +202,7 @@ func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error
 	if err != nil {
 		return err
 	}
+	defer c.endTalk(p, t)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.st == nil {
@@ -220,7 +213,8 @@ func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error
 			return wrapDial(p, err)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = t.st.Reset() })
+	st := t.st
+	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
 	for _, m := range messages {
 		_ = t.st.SetWriteDeadline(time.Now().Add(c.cfg.StallTimeout))
@@ -261,5 +255,15 @@ func (c *Client) talkTo(p peer.ID) (*talk, error) {
 		t = &talk{}
 		c.talks[p] = t
 	}
+	t.users++
 	return t, nil
+}
+
+// endTalk forgets a peer to whom there is no stream and nobody tells anything.
+func (c *Client) endTalk(p peer.ID, t *talk) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.users--; t.users == 0 && c.talks[p] == t && t.st == nil {
+		delete(c.talks, p)
+	}
 }

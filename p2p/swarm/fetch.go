@@ -216,7 +216,7 @@ func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 // more peers and says when one may be usable.
 func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best peer.ID, again time.Time, ok bool) {
 	// Those that say they hold it, at this site and then elsewhere.
-	near, far := x.s.holding(roots, x.f.id)
+	near, far, doubted := x.s.holding(roots, x.f.id, now)
 	var soon time.Time
 	if best, soon, ok = x.best(near, now); ok {
 		return best, again, true
@@ -244,6 +244,11 @@ func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best 
 	again = earliest(again, soon)
 	// Those that gave us something lately.
 	if best, soon, ok = x.best(x.s.peers.recent(now), now); ok {
+		return best, again, true
+	}
+	again = earliest(again, soon)
+	// Those that say they hold it but were often wrong.
+	if best, soon, ok = x.best(doubted, now); ok {
 		return best, again, true
 	}
 	again = earliest(again, soon)
@@ -360,9 +365,11 @@ func (x *fetch) take(r answer) bool {
 		return true
 	case errors.As(r.err, &corrupt), errors.As(r.err, &broken):
 		book.lied(r.peer, a.class, r.err.Error(), now)
-		x.s.cfg.Log.Warn("peer sent wrong bytes, not asked for a while", "peer", r.peer, "chunk", x.f.id, "err", r.err)
+		x.s.noteWrongBytes(r.peer, x.f.id, r.err)
 	case errors.Is(r.err, chunk.ErrNotFound):
 		book.missed(r.peer, a.class, x.f.id, now, now.Add(x.s.cfg.MissingTTL))
+		_, roots, _ := x.s.wants(x.f)
+		x.s.missedClaim(roots, r.peer, x.f.id, now)
 	case errors.Is(r.err, exchange.ErrBusy):
 		book.busy(r.peer, a.class, now)
 		x.notYet[r.peer] = now.Add(min(busyWait<<min(x.busy[r.peer], 6), maxBusyWait))

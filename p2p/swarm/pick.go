@@ -35,10 +35,12 @@ const (
 	endgameAge = 500 * time.Millisecond
 )
 
-// lastAsked orders members: those at this site who download, its seeds, and
-// then all others, who are beyond the uplink.
-func (m *member) lastAsked() int {
+// lastAsked orders members: those at this site who download, its seeds, then
+// all others, who are beyond the uplink, and last those who were often wrong.
+func (m *member) lastAsked(now time.Time) int {
 	switch {
+	case now.Before(m.doubted):
+		return 3
 	case !m.near:
 		return 2
 	case m.seed:
@@ -58,7 +60,7 @@ func (j *job) fill(now time.Time) {
 	}
 	rand.Shuffle(len(peers), func(a, b int) { peers[a], peers[b] = peers[b], peers[a] })
 	slices.SortStableFunc(peers, func(a, b peer.ID) int { // seeds carry what is left
-		return cmp.Compare(j.sh.members[a].lastAsked(), j.sh.members[b].lastAsked())
+		return cmp.Compare(j.sh.members[a].lastAsked(now), j.sh.members[b].lastAsked(now))
 	})
 	group := j.group(now)
 	for _, p := range peers {

@@ -23,6 +23,7 @@ import (
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/p2p/exchange"
 	"github.com/flistnode/flistnode/p2p/limit"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -70,6 +71,8 @@ type Config struct {
 	Download *limit.Limit // of chunks received; nil: none
 	Recycle  func([]byte) // takes back the bytes of a chunk from Asker when Download has delivered it; may be nil
 
+	Offences *offence.Book // notes what peers do that they should not; nil: one of the swarm's own
+
 	FindTimeout  time.Duration // 20 s: how long a chunk nobody gives is waited for
 	StallTimeout time.Duration // 30 s without a whole answer from a peer; the Asker sees sooner that no byte comes
 	ProviderTTL  time.Duration // 30 s: how long an answer of Finder is used
@@ -93,6 +96,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Offences == nil {
+		c.Offences = offence.NewBook(c.Log)
 	}
 }
 

@@ -61,6 +61,13 @@ func (t *talkers) talker(p peer.ID) *talker {
 	return k
 }
 
+// count is how many peers are told things.
+func (t *talkers) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.to)
+}
+
 // join makes p be told that this node shares root. It reports whether it will.
 func (t *talkers) join(p peer.ID, root chunk.ID) bool {
 	t.mu.Lock()
