@@ -18,6 +18,9 @@ type fakeHost struct {
 	room      int
 	announced []chunk.ID
 	stopped   []chunk.ID
+	roots     int // announced as such
+	dropped   int // times all chunks were
+	replicas  int
 }
 
 func (h *fakeHost) Announce(ids ...chunk.ID) error {
@@ -35,6 +38,25 @@ func (h *fakeHost) StopAnnouncing(ids ...chunk.ID) error {
 	defer h.mu.Unlock()
 	h.stopped = append(h.stopped, ids...)
 	return nil
+}
+
+func (h *fakeHost) AnnounceRoots(ids ...chunk.ID) error {
+	h.mu.Lock()
+	h.roots += len(ids)
+	h.mu.Unlock()
+	return h.Announce(ids...)
+}
+
+func (h *fakeHost) StopAnnouncingChunks() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dropped++
+}
+
+func (h *fakeHost) Replicas() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.replicas
 }
 
 func (h *fakeHost) makeRoom(n int) {
@@ -62,7 +84,7 @@ func TestEverythingHeldIsAnnouncedRootsFirstAndAgainWhenThereWasNoRoom(t *testin
 		}
 		root := ids[len(ids)-1]
 		host := &fakeHost{room: 1 << 20}
-		a := newAnnouncer(host, slog.New(slog.DiscardHandler))
+		a := newAnnouncer(host, AnnounceChunks, slog.New(slog.DiscardHandler))
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- a.run(ctx, ids, func() ([]chunk.ID, error) { return []chunk.ID{root}, nil }) }()
@@ -94,7 +116,7 @@ func TestEverythingHeldIsAnnouncedRootsFirstAndAgainWhenThereWasNoRoom(t *testin
 
 func TestChunksThatComeWhileSomethingIsFetchedAreAnnouncedAfterwards(t *testing.T) {
 	host := &fakeHost{room: 1 << 20}
-	a := newAnnouncer(host, slog.New(slog.DiscardHandler))
+	a := newAnnouncer(host, AnnounceChunks, slog.New(slog.DiscardHandler))
 	first, second := a.holdBack(), a.holdBack()
 	kept, gone := chunk.Sum([]byte("kept")), chunk.Sum([]byte("gone"))
 	a.came(kept)

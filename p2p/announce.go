@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,9 +25,12 @@ import (
 var ErrBacklog = errors.New("too many announcements are waiting")
 
 const (
-	maxBacklog    = 1 << 20 // keys that wait to be handed to the keystore
+	maxBacklog    = 1 << 18 // keys that wait to be handed to the keystore
 	maxRoots      = 1 << 20
 	announceBatch = 4096
+	// restPart is how much longer than it worked the announcer rests, so that
+	// filling the keystore leaves most of a core to others.
+	restPart = 3
 	// idleCheck is how often the announcer looks whether there is anything to
 	// do, busyCheck the same while announcements are being sent.
 	idleCheck = 200 * time.Millisecond
@@ -158,12 +162,13 @@ func (a *announcer) run(ctx context.Context) {
 		case <-a.wake:
 		case <-timer.C:
 		}
+		began := time.Now()
 		busy, err := a.step(ctx)
 		if err != nil && ctx.Err() == nil {
 			a.log.Error("announcing", "err", err)
 		}
 		if busy {
-			timer.Reset(busyCheck)
+			timer.Reset(max(busyCheck, restPart*time.Since(began)))
 		} else {
 			timer.Reset(idleCheck)
 		}
@@ -178,7 +183,8 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 	}
 	if a.dht.RoutingTable().Size() == 0 {
 		a.endProvider()
-		return a.keep(ctx)
+		busy, _, err = a.keep(ctx)
+		return busy, err
 	}
 	if err := a.startProvider(); err != nil {
 		return false, err
@@ -196,7 +202,7 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 	if pending > 0 {
 		return true, nil
 	}
-	if fresh, err := a.keepBatch(ctx); len(fresh) > 0 || err != nil {
+	if kept, fresh, err := a.keep(ctx); kept || err != nil {
 		return true, errors.Join(err, a.provide(ctx, fresh))
 	}
 	due, err := a.sweep.next(ctx, a.keys, a.interval, time.Now())
@@ -207,49 +213,32 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 	return len(due) > 0, a.provide(ctx, due)
 }
 
-// keep moves the whole backlog into the keystore, from where it is announced
-// when the network is there.
-func (a *announcer) keep(ctx context.Context) (busy bool, err error) {
-	for ctx.Err() == nil {
-		a.mu.Lock()
-		n := len(a.order)
-		a.mu.Unlock()
-		if n == 0 {
-			break
-		}
-		if _, err := a.keepBatch(ctx); err != nil {
-			return false, err
-		}
-	}
-	a.sweep.reset()
-	a.setOldest()
-	return false, nil
-}
-
-// keepBatch moves one batch of the backlog into the keystore and returns what
-// is new there.
-func (a *announcer) keepBatch(ctx context.Context) (fresh []mh.Multihash, err error) {
+// keep moves a batch of the backlog into the keystore and reports whether there
+// was one. It returns those keys that are new there and that the sweep has
+// gone past.
+func (a *announcer) keep(ctx context.Context) (kept bool, fresh []mh.Multihash, err error) {
 	start, stop := a.take()
 	if a.ownKept {
 		for _, k := range start {
 			if err := a.addOwn(ctx, k); err != nil {
-				return nil, fmt.Errorf("record own key: %w", err)
+				return true, nil, fmt.Errorf("record own key: %w", err)
 			}
 		}
 	}
 	if fresh, err = a.keys.Put(ctx, start...); err != nil {
-		return nil, fmt.Errorf("keep keys to announce: %w", err)
+		return true, nil, fmt.Errorf("keep keys to announce: %w", err)
 	}
+	fresh = slices.DeleteFunc(fresh, func(k mh.Multihash) bool { return !a.sweep.past(k) })
 	if len(stop) == 0 {
-		return fresh, nil
+		return len(start) > 0, fresh, nil
 	}
 	if a.provider != nil {
 		err = a.provider.StopProviding(stop...)
 	}
 	if err = errors.Join(err, a.keys.Delete(ctx, stop...)); err != nil {
-		return fresh, fmt.Errorf("drop keys to announce: %w", err)
+		return true, fresh, fmt.Errorf("drop keys to announce: %w", err)
 	}
-	return fresh, nil
+	return true, fresh, nil
 }
 
 // take removes up to announceBatch keys from the backlog, first come first.

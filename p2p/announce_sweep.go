@@ -2,6 +2,8 @@ package p2p
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -54,6 +56,13 @@ func (s *sweep) next(ctx context.Context, keys prefixKeys, interval time.Duratio
 		}
 	}
 	return due, nil
+}
+
+// past reports whether the part k is in has been announced, so that k itself
+// will not be before an interval is over.
+func (s *sweep) past(k mh.Multihash) bool {
+	place := sha256.Sum256(k) // Kademlia's place of a key
+	return !s.at[binary.BigEndian.Uint16(place[:])>>(16-sweepBits)].IsZero()
 }
 
 // oldest returns when the part was announced whose turn is the longest ago,
