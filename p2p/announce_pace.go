@@ -18,15 +18,19 @@ import (
 // docs/protocol.md.
 const DefaultAnnounceRate = 5000
 
-// paceBurst is how many messages may go at once, so that few are not paced.
-const paceBurst = 64
+// paceLot is how many messages go at once, and then none for a while: to wait
+// for each would cost three times the processor.
+const paceLot = 256
 
 // pacedSender sends the provider's messages, no more than so many a second, and
 // counts them. The records of flists' roots do not wait.
 type pacedSender struct {
 	pb.MessageSender
-	limit           *rate.Limiter
+	lots            *rate.Limiter
 	messages, bytes atomic.Uint64
+
+	pace sync.Mutex // held by who waits for a lot
+	left int        // of the lot
 
 	mu     sync.RWMutex
 	urgent map[chunk.ID]bool
@@ -36,7 +40,7 @@ func newPacedSender(to pb.MessageSender, perSecond int) *pacedSender {
 	if perSecond <= 0 {
 		perSecond = DefaultAnnounceRate
 	}
-	return &pacedSender{MessageSender: to, limit: rate.NewLimiter(rate.Limit(perSecond), paceBurst), urgent: map[chunk.ID]bool{}}
+	return &pacedSender{MessageSender: to, lots: rate.NewLimiter(rate.Limit(perSecond), paceLot), urgent: map[chunk.ID]bool{}}
 }
 
 // hurry says whether the record of id shall not wait.
@@ -63,11 +67,25 @@ func (s *pacedSender) isUrgent(key []byte) bool {
 // SendMessage sends m when its turn has come.
 func (s *pacedSender) SendMessage(ctx context.Context, p peer.ID, m *pb.Message) error {
 	if !s.isUrgent(m.Key) {
-		if err := s.limit.Wait(ctx); err != nil {
+		if err := s.wait(ctx); err != nil {
 			return err
 		}
 	}
 	s.messages.Add(1)
 	s.bytes.Add(uint64(proto.Size(m)))
 	return s.MessageSender.SendMessage(ctx, p, m)
+}
+
+// wait returns when one more message may go.
+func (s *pacedSender) wait(ctx context.Context) error {
+	s.pace.Lock()
+	defer s.pace.Unlock()
+	if s.left == 0 {
+		if err := s.lots.WaitN(ctx, paceLot); err != nil {
+			return err
+		}
+		s.left = paceLot
+	}
+	s.left--
+	return nil
 }

@@ -204,7 +204,7 @@ func TestRecordsOfChunksArePacedAndThoseOfRootsAreNot(t *testing.T) {
 		if took := send(8000, root); took != 0 {
 			t.Errorf("8000 records of roots took %s", took)
 		}
-		if took := send(8000, manyIDs(1, 2)[0]); took < 7900*time.Millisecond || took > 8*time.Second {
+		if took := send(8000, manyIDs(1, 2)[0]); took < 7500*time.Millisecond || took > 8*time.Second {
 			t.Errorf("8000 records of chunks at 1000 a second took %s", took)
 		}
 		if got := s.messages.Load(); got != 16000 {
