@@ -29,8 +29,8 @@ type pacedSender struct {
 	lots            *rate.Limiter
 	messages, bytes atomic.Uint64
 
-	pace sync.Mutex // held by who waits for a lot
-	left int        // of the lot
+	turn chan struct{} // held by who may look at left, or waits for a lot
+	left int           // of the lot
 
 	mu     sync.RWMutex
 	urgent map[chunk.ID]bool
@@ -40,7 +40,8 @@ func newPacedSender(to pb.MessageSender, perSecond int) *pacedSender {
 	if perSecond <= 0 {
 		perSecond = DefaultAnnounceRate
 	}
-	return &pacedSender{MessageSender: to, lots: rate.NewLimiter(rate.Limit(perSecond), paceLot), urgent: map[chunk.ID]bool{}}
+	return &pacedSender{MessageSender: to, lots: rate.NewLimiter(rate.Limit(perSecond), paceLot),
+		turn: make(chan struct{}, 1), urgent: map[chunk.ID]bool{}}
 }
 
 // hurry says whether the record of id shall not wait.
@@ -78,8 +79,12 @@ func (s *pacedSender) SendMessage(ctx context.Context, p peer.ID, m *pb.Message)
 
 // wait returns when one more message may go.
 func (s *pacedSender) wait(ctx context.Context) error {
-	s.pace.Lock()
-	defer s.pace.Unlock()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if s.left == 0 {
 		if err := s.lots.WaitN(ctx, paceLot); err != nil {
 			return err
