@@ -202,7 +202,8 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 	if pending > 0 {
 		return true, nil
 	}
-	if kept, fresh, err := a.keep(ctx); kept || err != nil {
+	kept, fresh, err := a.keep(ctx)
+	if len(fresh) > 0 || err != nil {
 		return true, errors.Join(err, a.provide(ctx, fresh))
 	}
 	due, err := a.sweep.next(ctx, a.keys, a.interval, time.Now())
@@ -210,7 +211,7 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("read keys to announce: %w", err)
 	}
-	return len(due) > 0, a.provide(ctx, due)
+	return kept || len(due) > 0, a.provide(ctx, due)
 }
 
 // keep moves a batch of the backlog into the keystore and reports whether there
