@@ -48,18 +48,17 @@ const (
 // The DHT's sweeping provider finds out which peers are nearest to many keys at
 // once and sends them the records. When what is sent is decided here: the
 // provider would take all keys of a region at a time (a million keys in a
-// network of three nodes, 1 GB of memory), in the order of the keys, as fast as
-// it can. So it is given batches, one after the other, and its messages are
-// paced. It probes ever more slowly while a node is alone, so it is started
-// when the first peer is there and ended when the last has gone; then
+// network of three nodes), in the order of the keys, as fast as
+// it can. So it is given batches, one after the other, and their messages are
+// paced; roots have a provider of their own, and wait for nothing. A provider
+// probes ever more slowly while a node is alone, so it is started when the first peer is there and ended when the last has gone; then
 // everything is announced anew.
 type announcer struct {
 	host     host.Host
 	dht      *dht.IpfsDHT
 	interval time.Duration
 	log      *slog.Logger
-	ownKept  bool // this node's own records are kept in the provider store
-	state    ds.Batching
+	ownKept  bool              // this node's own records are kept in the provider store
 	keys     keystore.Keystore // of chunks
 	sender   *pacedSender
 	sweep    sweep // belongs to run
@@ -70,10 +69,8 @@ type announcer struct {
 	order    []chunk.ID             // of the backlog, first come first; may name one twice
 	forget   bool                   // all chunks announced so far
 	wake     chan struct{}
-	oldest   time.Time                  // of the announcements of all chunks
-	provider *provider.SweepingProvider // nil while there is no peer
-	began    time.Time                  // of the provider
-	peers    int                        // in the routing table then
+	oldest   time.Time  // of the announcements of all chunks
+	provider *providers // nil while there is no peer
 }
 
 // newAnnouncer starts with no keys: what a node holds is announced anew after
@@ -81,8 +78,8 @@ type announcer struct {
 func newAnnouncer(ctx context.Context, h host.Host, d *dht.IpfsDHT, cfg Config) (*announcer, error) {
 	a := &announcer{
 		host: h, dht: d, interval: cfg.ReprovideInterval, log: cfg.Log, ownKept: cfg.Holds == nil,
-		state: newMemStore(), sender: newPacedSender(d.MessageSender(), cfg.AnnounceRate),
-		roots: map[chunk.ID]time.Time{}, backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1),
+		sender: newPacedSender(d.MessageSender(), cfg.AnnounceRate),
+		roots:  map[chunk.ID]time.Time{}, backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1),
 	}
 	if a.interval == 0 {
 		a.interval = defaultReprovide
@@ -109,7 +106,6 @@ func (a *announcer) put(announce bool, ids []chunk.ID) error {
 		a.backlog[id] = announce
 		if !announce {
 			delete(a.roots, id)
-			a.sender.hurry(false, id)
 		}
 	}
 	a.order = append(a.order, ids...)
@@ -127,7 +123,6 @@ func (a *announcer) putRoots(ids []chunk.ID) error {
 	for _, id := range ids {
 		if _, known := a.roots[id]; !known {
 			a.roots[id] = time.Time{}
-			a.sender.hurry(true, id)
 		}
 	}
 	a.poke()
@@ -186,32 +181,29 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 		busy, _, err = a.keep(ctx)
 		return busy, err
 	}
-	if err := a.startProvider(); err != nil {
+	if err := a.startProvider(ctx); err != nil {
 		return false, err
 	}
-	pending, ready, err := a.pending(ctx)
-	if err != nil {
-		return false, err
-	}
-	if !ready {
-		return true, nil
+	pending, ready, err := a.provider.pending(ctx)
+	if err != nil || !ready {
+		return true, err
 	}
 	if roots := a.takeRoots(time.Now()); len(roots) > 0 {
-		return true, a.provide(ctx, roots)
+		return true, a.provide(ctx, a.provider.roots, roots)
 	}
 	if pending > 0 {
 		return true, nil
 	}
 	kept, fresh, err := a.keep(ctx)
 	if len(fresh) > 0 || err != nil {
-		return true, errors.Join(err, a.provide(ctx, fresh))
+		return true, errors.Join(err, a.provide(ctx, a.provider.chunks, fresh))
 	}
 	due, err := a.sweep.next(ctx, a.keys, a.interval, time.Now())
 	a.setOldest()
 	if err != nil {
 		return false, fmt.Errorf("read keys to announce: %w", err)
 	}
-	return kept || len(due) > 0, a.provide(ctx, due)
+	return kept || len(due) > 0, a.provide(ctx, a.provider.chunks, due)
 }
 
 // keep moves a batch of the backlog into the keystore and reports whether there
@@ -234,7 +226,7 @@ func (a *announcer) keep(ctx context.Context) (kept bool, fresh []mh.Multihash, 
 		return len(start) > 0, fresh, nil
 	}
 	if a.provider != nil {
-		err = a.provider.StopProviding(stop...)
+		err = errors.Join(a.provider.chunks.StopProviding(stop...), a.provider.roots.StopProviding(stop...))
 	}
 	if err = errors.Join(err, a.keys.Delete(ctx, stop...)); err != nil {
 		return true, fresh, fmt.Errorf("drop keys to announce: %w", err)
@@ -287,12 +279,7 @@ func (a *announcer) forgetChunks(ctx context.Context) error {
 		return nil
 	}
 	if a.provider != nil {
-		a.provider.Clear()
-		a.mu.Lock()
-		for id := range a.roots {
-			a.roots[id] = time.Time{} // some may have been in the queue
-		}
-		a.mu.Unlock()
+		a.provider.chunks.Clear()
 	}
 	if err := a.keys.Empty(ctx); err != nil {
 		return fmt.Errorf("drop keys to announce: %w", err)
@@ -300,8 +287,8 @@ func (a *announcer) forgetChunks(ctx context.Context) error {
 	return nil
 }
 
-// provide gives keys to the provider.
-func (a *announcer) provide(ctx context.Context, keys []mh.Multihash) error {
+// provide gives keys to a provider.
+func (a *announcer) provide(ctx context.Context, to *provider.SweepingProvider, keys []mh.Multihash) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -312,7 +299,7 @@ func (a *announcer) provide(ctx context.Context, keys []mh.Multihash) error {
 			}
 		}
 	}
-	if err := a.provider.ProvideOnce(keys...); err != nil {
+	if err := to.ProvideOnce(keys...); err != nil {
 		return fmt.Errorf("announce: %w", err)
 	}
 	return nil
@@ -324,46 +311,23 @@ func (a *announcer) addOwn(ctx context.Context, k mh.Multihash) error {
 	return a.dht.ProviderStore().AddProvider(ctx, k, peer.AddrInfo{ID: a.host.ID()})
 }
 
-// pending returns how many keys the provider has not yet sent, and whether it
-// takes any: it first looks how large the network is.
-func (a *announcer) pending(ctx context.Context) (n int, ready bool, err error) {
-	s, err := a.provider.Stats(ctx)
-	if err != nil {
-		return 0, false, fmt.Errorf("statistics of announcing: %w", err)
-	}
-	return int(s.Queues.PendingKeyProvides) + s.Operations.Ongoing.KeyProvides, s.Schedule.AvgPrefixLength >= 0, nil
-}
-
-// providerAge is how soon a provider is replaced because the network has
-// grown or shrunk: it measures that only once.
-const providerAge = time.Minute
-
 // startProvider starts one if there is none, or the network has changed much.
-func (a *announcer) startProvider() error {
+func (a *announcer) startProvider(ctx context.Context) error {
 	peers := a.dht.RoutingTable().Size()
 	if a.provider != nil {
-		changed := peers*2 > a.peers*3 || peers*3 < a.peers*2
-		if !changed || time.Since(a.began) < providerAge {
+		if !a.provider.outgrown(peers) {
 			return nil
 		}
-		if n, ready, err := a.pending(context.Background()); err != nil || n > 0 || !ready {
+		if n, ready, err := a.provider.pending(ctx); err != nil || n > 0 || !ready {
 			return err // not now
 		}
 		a.closeProvider()
 	}
-	p, err := provider.New(
-		provider.WithHost(a.host), provider.WithRouter(a.dht), provider.WithMessageSender(a.sender),
-		provider.WithSelfAddrs(a.dht.FilteredAddrs),
-		provider.WithKeystore(a.keys), provider.WithDatastore(a.state),
-		provider.WithReprovideInterval(0), // the announcer says when
-		provider.WithResumeCycle(false), provider.WithOfflineDelay(offlineDelay),
-		provider.WithConnectivityCheckOnlineInterval(time.Second),
-	)
+	p, err := newProviders(a, peers)
 	if err != nil {
-		return fmt.Errorf("start provider: %w", err)
+		return err
 	}
 	a.setProvider(p)
-	a.began, a.peers = time.Now(), peers
 	a.log.Debug("announcing starts", "peers", peers)
 	return nil
 }
@@ -386,12 +350,12 @@ func (a *announcer) endProvider() {
 func (a *announcer) closeProvider() {
 	p := a.provider
 	a.setProvider(nil)
-	if err := p.Close(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := p.close(); err != nil {
 		a.log.Debug("announcing ends", "err", err)
 	}
 }
 
-func (a *announcer) setProvider(p *provider.SweepingProvider) {
+func (a *announcer) setProvider(p *providers) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.provider = p

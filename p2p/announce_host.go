@@ -53,7 +53,7 @@ func (h *Host) AnnounceStats(ctx context.Context) (AnnounceStats, error) {
 	if err != nil {
 		return AnnounceStats{}, fmt.Errorf("count announced keys: %w", err)
 	}
-	s := AnnounceStats{Keys: keys, Messages: a.sender.messages.Load(), Bytes: a.sender.bytes.Load()}
+	s := AnnounceStats{Keys: keys, Messages: a.sender.counted.messages.Load(), Bytes: a.sender.counted.bytes.Load()}
 	a.mu.Lock()
 	s.Roots, s.Backlog, s.Oldest = len(a.roots), len(a.backlog), a.oldest
 	for _, at := range a.roots {
@@ -67,10 +67,6 @@ func (h *Host) AnnounceStats(ctx context.Context) (AnnounceStats, error) {
 		return s, nil
 	}
 	s.Online = true
-	ps, err := p.Stats(ctx)
-	if err != nil {
-		return s, fmt.Errorf("statistics of announcing: %w", err)
-	}
-	s.Pending = int(ps.Queues.PendingKeyProvides) + ps.Operations.Ongoing.KeyProvides
-	return s, nil
+	s.Pending, _, err = p.pending(ctx)
+	return s, err
 }

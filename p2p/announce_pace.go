@@ -2,15 +2,12 @@ package p2p
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // DefaultAnnounceRate is how many records of chunks a node sends a second at
@@ -19,61 +16,45 @@ import (
 const DefaultAnnounceRate = 5000
 
 // paceLot is how many messages go at once, and then none for a while: to wait
-// for each would cost three times the processor.
+// for each would cost the processor twice as much.
 const paceLot = 256
 
-// pacedSender sends the provider's messages, no more than so many a second, and
-// counts them. The records of flists' roots do not wait.
+// countedSender sends messages of the DHT and counts them.
+type countedSender struct {
+	pb.MessageSender
+	messages, bytes atomic.Uint64
+}
+
+// SendMessage sends m.
+func (s *countedSender) SendMessage(ctx context.Context, p peer.ID, m *pb.Message) error {
+	s.messages.Add(1)
+	s.bytes.Add(uint64(proto.Size(m)))
+	return s.MessageSender.SendMessage(ctx, p, m)
+}
+
+// pacedSender sends no more than so many messages a second.
 type pacedSender struct {
 	pb.MessageSender
-	lots            *rate.Limiter
-	messages, bytes atomic.Uint64
-
-	turn chan struct{} // held by who may look at left, or waits for a lot
-	left int           // of the lot
-
-	mu     sync.RWMutex
-	urgent map[chunk.ID]bool
+	counted *countedSender
+	lots    *rate.Limiter
+	turn    chan struct{} // held by who may look at left, or waits for a lot
+	left    int           // of the lot
 }
 
 func newPacedSender(to pb.MessageSender, perSecond int) *pacedSender {
 	if perSecond <= 0 {
 		perSecond = DefaultAnnounceRate
 	}
-	return &pacedSender{MessageSender: to, lots: rate.NewLimiter(rate.Limit(perSecond), paceLot),
-		turn: make(chan struct{}, 1), urgent: map[chunk.ID]bool{}}
-}
-
-// hurry says whether the record of id shall not wait.
-func (s *pacedSender) hurry(urgent bool, id chunk.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if urgent {
-		s.urgent[id] = true
-	} else {
-		delete(s.urgent, id)
-	}
-}
-
-func (s *pacedSender) isUrgent(key []byte) bool {
-	id, err := chunk.FromMultihash(key)
-	if err != nil {
-		return false
-	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.urgent[id]
+	counted := &countedSender{MessageSender: to}
+	return &pacedSender{MessageSender: counted, counted: counted,
+		lots: rate.NewLimiter(rate.Limit(perSecond), paceLot), turn: make(chan struct{}, 1)}
 }
 
 // SendMessage sends m when its turn has come.
 func (s *pacedSender) SendMessage(ctx context.Context, p peer.ID, m *pb.Message) error {
-	if !s.isUrgent(m.Key) {
-		if err := s.wait(ctx); err != nil {
-			return err
-		}
+	if err := s.wait(ctx); err != nil {
+		return err
 	}
-	s.messages.Add(1)
-	s.bytes.Add(uint64(proto.Size(m)))
 	return s.MessageSender.SendMessage(ctx, p, m)
 }
 
