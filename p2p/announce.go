@@ -195,7 +195,7 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 		return true, nil
 	}
 	kept, fresh, err := a.keep(ctx)
-	if len(fresh) > 0 || err != nil {
+	if err != nil || len(fresh) >= sweepBatch {
 		return true, errors.Join(err, a.provide(ctx, a.provider.chunks, fresh))
 	}
 	due, err := a.sweep.next(ctx, a.keys, a.interval, time.Now())
@@ -203,6 +203,7 @@ func (a *announcer) step(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("read keys to announce: %w", err)
 	}
+	due = append(due, fresh...)
 	return kept || len(due) > 0, a.provide(ctx, a.provider.chunks, due)
 }
 

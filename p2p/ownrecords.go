@@ -39,21 +39,13 @@ func (o ownRecords) Query(ctx context.Context, q dsq.Query) (dsq.Results, error)
 	if err != nil || q.KeysOnly {
 		return res, err
 	}
-	key, ok := strings.CutPrefix(q.Prefix, records.ProvidersKeyPrefix)
-	if !ok || key == "" {
+	id, ok := askedFor(q.Prefix)
+	if !ok {
 		return res, nil
 	}
-	hash, err := base32Raw.DecodeString(key)
-	if err != nil {
-		return res, nil
-	}
-	id, err := chunk.FromMultihash(hash)
-	if err != nil {
-		return res, nil
-	}
-	// A store that cannot be read holds nothing that could be given.
-	if held, err := o.holds(ctx, id); err != nil || !held {
-		return res, nil
+	held, err := o.holds(ctx, id)
+	if !held || err != nil { // a store that cannot be read holds nothing to give
+		return res, nil //nolint:nilerr
 	}
 	others, err := res.Rest()
 	if err != nil {
@@ -62,6 +54,20 @@ func (o ownRecords) Query(ctx context.Context, q dsq.Query) (dsq.Results, error)
 	now := binary.AppendVarint(nil, time.Now().UnixNano())
 	own := dsq.Entry{Key: q.Prefix + "/" + o.self, Value: now, Size: len(now)}
 	return dsq.ResultsWithEntries(q, append(others, own)), nil
+}
+
+// askedFor returns the chunk whose records lie below prefix.
+func askedFor(prefix string) (id chunk.ID, ok bool) {
+	key, ok := strings.CutPrefix(prefix, records.ProvidersKeyPrefix)
+	if !ok {
+		return id, false
+	}
+	hash, err := base32Raw.DecodeString(key)
+	if err != nil {
+		return id, false
+	}
+	id, err = chunk.FromMultihash(hash)
+	return id, err == nil
 }
 
 // noCache lets the provider store read its datastore at each lookup. It would
