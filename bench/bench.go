@@ -60,16 +60,31 @@ func (t *Table) Print(w io.Writer) error {
 	fmt.Fprintln(tw, "  what\tfigure\tcompared with\tfigure\tratio")
 	for _, r := range t.Rows {
 		if r.Against == "" {
-			fmt.Fprintf(tw, "  %s\t%.4g %s\t\t\t\n", r.Name, r.Value, r.Unit)
+			fmt.Fprintf(tw, "  %s\t%s %s\t\t\t\n", r.Name, figure(r.Value), r.Unit)
 			continue
 		}
-		fmt.Fprintf(tw, "  %s\t%.4g %s\t%s\t%.4g %s\t%.3g\n", r.Name, r.Value, r.Unit, r.Against, r.Other, r.Unit, r.Ratio)
+		fmt.Fprintf(tw, "  %s\t%s %s\t%s\t%s %s\t%s\n", r.Name, figure(r.Value), r.Unit, r.Against, figure(r.Other), r.Unit, ratio(r.Ratio))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(w)
 	return err
+}
+
+// figure writes a number with four digits, or all of its whole ones.
+func figure(v float64) string {
+	if v >= 1e4 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.4g", v)
+}
+
+func ratio(v float64) string {
+	if v >= 1e3 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
 }
 
 // WriteJSON writes tables as one JSON document.

@@ -23,6 +23,7 @@ type Config struct {
 	SwarmKey      string        // file with the pre-shared key of a private network; "" for none
 	Site          string        // name of the site this node is in
 	MDNS          bool          // look for peers on the LAN by multicast
+	Announce      string        // what is announced: AnnounceAuto, AnnounceChunks or AnnounceRoots
 	CacheBytes    int64         // of unpacked chunks kept in memory
 	UploadLimit   int64         // bytes per second of chunks sent to peers; 0: none
 	DownloadLimit int64         // bytes per second of chunks taken from peers; 0: none
@@ -47,6 +48,7 @@ func DefaultConfig() Config {
 	cfg := Config{
 		Listen:       p2p.DefaultListen(),
 		MDNS:         true,
+		Announce:     AnnounceAuto,
 		CacheBytes:   32 << 20,
 		ReadTimeout:  30 * time.Second,
 		FetchTimeout: time.Minute,
@@ -96,6 +98,8 @@ func (c Config) Check() error {
 		return bad("control socket %q is not an absolute path", c.API)
 	case c.SwarmKey != "" && !filepath.IsAbs(c.SwarmKey):
 		return bad("swarm key %q is not an absolute path", c.SwarmKey)
+	case c.Announce != AnnounceAuto && c.Announce != AnnounceChunks && c.Announce != AnnounceRoots:
+		return bad("announce %q: want %s, %s or %s", c.Announce, AnnounceAuto, AnnounceChunks, AnnounceRoots)
 	case c.CacheBytes < minCacheBytes:
 		return bad("cache of %d bytes is below %d", c.CacheBytes, minCacheBytes)
 	case c.ReadTimeout <= 0 || c.FetchTimeout <= 0:

@@ -175,11 +175,12 @@ func (n *Node) openHost(ctx context.Context) error {
 		Identity: key, Listen: n.cfg.Listen, Peers: peers, SwarmKey: swarmKey, MDNS: n.cfg.MDNS,
 		KnownPeersFile: filepath.Join(n.cfg.Data, knownPeerFile), Datastore: n.store.Datastore("/dht"),
 		UserAgent: "flistnode/" + n.cfg.Version, Log: n.log,
+		Holds: n.store.Has,
 	})
 	if err != nil {
 		return err
 	}
-	n.announcer = newAnnouncer(n.host, n.log)
+	n.announcer = newAnnouncer(n.host, n.cfg.Announce, n.log)
 	return nil
 }
 

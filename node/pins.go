@@ -56,7 +56,7 @@ func (n *Node) pin(root cid.Cid, name, how string) error {
 	if err != nil {
 		return err
 	}
-	n.announcer.came(id)
+	n.announcer.rootCame(id)
 	return nil
 }
 
@@ -106,6 +106,7 @@ func (n *Node) Remove(_ context.Context, name string) error {
 		return err
 	}
 	n.swarm.Unshare(rootID(root))
+	n.announcer.rootWent(rootID(root))
 	return nil
 }
 

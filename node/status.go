@@ -36,7 +36,13 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		return s, err
 	}
 	s.Announce = api.AnnounceStatus{
-		Roots: uint64(len(s.FLists)), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
+		Setting: n.cfg.Announce, Mode: n.announcer.inForce(),
+		Roots: uint64(announced.Roots), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
+		RecordsSent: announced.Messages, BytesSent: announced.Bytes,
+	}
+	if announced.Online && announced.Keys > 0 && !announced.Oldest.IsZero() {
+		oldest := announced.Oldest.UTC()
+		s.Announce.Oldest = &oldest
 	}
 	s.Net = n.netStatus()
 	for _, p := range n.unreached() {

@@ -68,10 +68,23 @@ func (a *app) status(ctx context.Context, c *api.Client) error {
 	t.row("from peers", fmt.Sprintf("%s chunks, %s, %s not needed, %s failures", count(s.Net.ChunksFetched), size(s.Net.BytesReceived),
 		size(s.Net.BytesNeedless), count(s.Net.Failures)))
 	t.row("to peers", fmt.Sprintf("%s chunks, %s", count(s.Net.ChunksServed), size(s.Net.BytesSent)))
-	t.row("announced", fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Announce.Roots), count(s.Announce.Chunks), count(s.Announce.Pending)))
+	t.row("announced", announced(s.Announce))
 	t.row("flists", count(len(s.FLists)))
 	t.row("mounts", count(len(s.Mounts)))
 	return t.flush()
+}
+
+// announced says what is announced, what waits, and by which mode.
+func announced(s api.AnnounceStatus) string {
+	text := fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Roots), count(s.Chunks), count(s.Pending))
+	if s.Oldest != nil {
+		text += fmt.Sprintf(", all since %s", when(*s.Oldest))
+	}
+	mode := s.Mode
+	if s.Setting != s.Mode {
+		mode += ", by " + s.Setting
+	}
+	return fmt.Sprintf("%s (%s)", text, mode)
 }
 
 func newPeers(a *app) *cobra.Command {

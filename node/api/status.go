@@ -59,9 +59,14 @@ type NetStatus struct {
 
 // AnnounceStatus tells about what this node announces in the DHT.
 type AnnounceStatus struct {
-	Roots   uint64 `json:"roots"`
-	Chunks  uint64 `json:"chunks"`  // handed to the DHT since the start
-	Pending uint64 `json:"pending"` // waiting to be handed over
+	Setting     string     `json:"setting"`          // auto, chunks or roots
+	Mode        string     `json:"mode"`             // in force: chunks or roots
+	Roots       uint64     `json:"roots"`            // kept announced
+	Chunks      uint64     `json:"chunks"`           // kept announced
+	Pending     uint64     `json:"pending"`          // roots and chunks waiting for it
+	Oldest      *time.Time `json:"oldest,omitempty"` // of the chunks' announcements, once all were announced
+	RecordsSent uint64     `json:"records_sent"`     // to peers, since the start
+	BytesSent   uint64     `json:"bytes_sent"`       // of these records
 }
 
 // NotConnected is the Direction of a peer that is listed for its Offences alone.
