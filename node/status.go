@@ -34,6 +34,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	s.Announce = api.AnnounceStatus{
 		Roots: uint64(len(s.FLists)), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
 	}
+	if s.Replications, err = n.Replications(ctx); err != nil {
+		return s, err
+	}
 	s.Net = n.netStatus()
 	for _, p := range n.unreached() {
 		s.Unreached = append(s.Unreached, api.UnreachedPeer{ID: p.Peer.String(), Error: p.Answer})

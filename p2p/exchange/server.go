@@ -208,7 +208,7 @@ func (s *Server) readRequests(ctx context.Context, st network.Stream, q *serveQu
 			}
 		case frameChunk, frameMissing, frameRefused:
 			return violation("an answer (frame type 0x%02x) came to a server", h.typ)
-		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members), frameType(Reading):
+		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members), frameType(Reading), frameType(Keep):
 			if s.cfg.Heard != nil {
 				err = told.read(ctx, r, Kind(h.typ), h.size)
 			} else {
