@@ -36,6 +36,9 @@ const (
 	// time between two looks.
 	wishTick = time.Second
 	wishMin  = 50 * time.Millisecond
+	// Bounds of wishes.settle: peers must have had time to answer.
+	minSettle = 2 * time.Second
+	maxSettle = 10 * time.Second
 	// tablesKept bounds the tables of all flists kept for others, in bytes.
 	tablesKept = 256 << 20
 )
@@ -75,7 +78,7 @@ type wishes struct {
 
 // loadWishes reads the wishes that the last daemon knew.
 func loadWishes(store *chunkstore.Store, grace time.Duration) (*wishes, error) {
-	w := &wishes{wake: make(chan struct{}, 1), grace: grace, settle: 10 * time.Second,
+	w := &wishes{wake: make(chan struct{}, 1), grace: grace, settle: min(max(grace/3, minSettle), maxSettle),
 		all: map[chunk.ID]*wish{}, heard: map[chunk.ID]swarm.Keep{}}
 	err := store.Records(wishRecords, func(key string, value []byte) error {
 		root, err := cid.Decode(key)
