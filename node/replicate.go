@@ -219,7 +219,7 @@ func (r *replica) report(res *api.Replication, now time.Time) (over bool) {
 func lacking(r api.Replication, blocked uint64) string {
 	var why []string
 	if r.Nodes < r.Copies {
-		why = append(why, fmt.Sprintf("%d copies need as many nodes, and %d of the site take part", r.Copies, r.Nodes))
+		why = append(why, fmt.Sprintf("%d copies need %d nodes; nodes of the site that take part: %d", r.Copies, r.Copies, r.Nodes))
 	} else if blocked > 0 {
 		why = append(why, fmt.Sprintf("%d chunks: no node that lacks them takes more (%d of %d nodes of the site take more)",
 			blocked, r.Takers, r.Nodes))

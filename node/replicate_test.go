@@ -150,7 +150,7 @@ func TestWhatIsKeptForOthersIsBoundedAndTheRestIsSaid(t *testing.T) {
 		n.wishes.mu.Unlock()
 		st, err := n.store.Stats(t.Context())
 		must(t, err)
-		if kept > bound || kept < bound-2<<20 || int64(st.PackedBytes) > bound {
+		if kept > bound || kept < bound-2<<20 || st.PackedBytes > bound {
 			t.Errorf("%d bytes are kept and %d stored, the bound is %d", kept, st.PackedBytes, bound)
 		}
 	}

@@ -114,11 +114,11 @@ func TestCopiesComeBackWhenNodesAreKilledAsLongAsTheyCan(t *testing.T) {
 	again.Kill()
 	left[1].Kill()
 	r := waitReplicated(t, left[0], "too few nodes", func(r api.Replication) bool { return r.Nodes == 1 })
-	if r.OK() || r.Enough != 0 || r.Fewer != r.Chunks || !strings.Contains(r.Problem, "1 of the site") {
+	if r.OK() || r.Enough != 0 || r.Fewer != r.Chunks || !strings.Contains(r.Problem, "take part: 1") {
 		t.Errorf("alone: %+v", r)
 	}
 	code, out = replicate(t, left[0], cid)
-	if code != 6 || !strings.Contains(out, "2 copies need as many nodes, and 1 of the site take part") {
+	if code != 6 || !strings.Contains(out, "2 copies need 2 nodes; nodes of the site that take part: 1") {
 		t.Errorf("alone: exit code %d: %s", code, out)
 	}
 	if code, out = replicate(t, left[0], "--stop", cid); code != 0 {

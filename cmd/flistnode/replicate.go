@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -44,12 +43,13 @@ With --json: one document with "copies", "nodes", "chunks", "chunks_enough",
 	f.BoolVar(&req.NoWait, "no-wait", false, "return when the wish is noted, not when the copies are there")
 	f.BoolVar(&list, "list", false, "list the wishes this node knows, its own and those of others, and how far each is")
 	f.BoolVar(&stop, "stop", false, "take the wish for FLIST back, at the whole site; what is held stays")
-	cmd.MarkFlagsMutuallyExclusive("list", "stop", "copies")
-	cmd.MarkFlagsMutuallyExclusive("list", "stop", "no-wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		other := f.Changed("copies") || req.NoWait
 		switch {
-		case list && len(args) > 0:
-			return usagef("replicate --list takes no FLIST")
+		case list && (stop || other || len(args) > 0):
+			return usagef("replicate --list goes with nothing else")
+		case stop && other:
+			return usagef("replicate --stop goes with FLIST only")
 		case !list && len(args) == 0:
 			return usagef("replicate: too few arguments: want %q", cmd.CommandPath()+" FLIST")
 		case req.Copies < 1 || req.Copies > api.MaxCopies:
@@ -96,21 +96,22 @@ func (a *app) replicate(ctx context.Context, c *api.Client, req api.ReplicateReq
 
 // replicationNote says how far the copies of an flist are.
 func replicationNote(r api.Replication) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d copies", r.Copies)
+	copies := count(r.Copies) + " copies"
+	if r.Copies == 1 {
+		copies = "1 copy"
+	}
+	note := "not yet known how many chunks have " + copies
 	if r.Known {
-		fmt.Fprintf(&b, " of %s of %s chunks", count(r.Enough), count(r.Chunks))
+		note = fmt.Sprintf("%s of %s chunks have %s", count(r.Enough), count(r.Chunks), copies)
 		if !r.OK() {
-			fmt.Fprintf(&b, "; %s with fewer, %s with none", count(r.Fewer), count(r.None))
+			note += fmt.Sprintf(", %s have fewer, %s none", count(r.Fewer), count(r.None))
 		}
-		fmt.Fprintf(&b, ", on %s nodes", count(r.Nodes))
-	} else {
-		b.WriteString(" wished")
+		note += "; nodes: " + count(r.Nodes)
 	}
 	if r.Problem != "" {
-		b.WriteString(": " + quote(r.Problem))
+		note += ": " + quote(r.Problem)
 	}
-	return b.String()
+	return note
 }
 
 func (a *app) replications(ctx context.Context, c *api.Client) error {
