@@ -19,7 +19,8 @@ import (
 
 const (
 	replicaTick  = 500 * time.Millisecond
-	replicaBatch = 256 // chunks chosen at a time
+	maxRest      = 10 * time.Second // between two counts
+	replicaBatch = 256              // chunks chosen at a time
 	// replicaInFlight bounds the chunks waited for at a time, of those that
 	// are at the site and of the others.
 	replicaInFlight = 16
@@ -129,7 +130,11 @@ func (r *replica) run() {
 	tick := time.NewTicker(replicaTick)
 	defer tick.Stop()
 	for r.ctx.Err() == nil {
-		r.look(time.Now(), &work)
+		began := time.Now()
+		r.look(began, &work)
+		if !wait(r.ctx, min(9*time.Since(began), maxRest)) { // at most a tenth of a core
+			break
+		}
 		select {
 		case <-tick.C:
 		case <-r.wake:

@@ -324,3 +324,27 @@ func within(t *testing.T, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+func BenchmarkCensusOfAMillionChunks(b *testing.B) {
+	site := siteOf(1_000_000, 10)
+	for i := range uint32(1_000_000) {
+		for _, c := range site[i%9 : i%9+2] {
+			c.nodes[0].have.set(i)
+		}
+	}
+	b.Run("count", func(b *testing.B) {
+		for range b.N {
+			site[0].Count(2)
+		}
+	})
+	b.Run("lacks nothing", func(b *testing.B) {
+		for range b.N {
+			site[0].Lacks(2, 0, 256, nil)
+		}
+	})
+	b.Run("lacks what others are to fetch", func(b *testing.B) {
+		for range b.N {
+			site[0].Lacks(3, 0, 256, func(uint32) bool { return false })
+		}
+	})
+}
