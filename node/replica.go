@@ -30,6 +30,11 @@ const (
 	// lateAfter is how long nothing must change until chunks are fetched by one
 	// node more than should, and again.
 	lateAfter = 30 * time.Second
+	// holdFirst is how long a node waits, when it has loaded the flist, for
+	// others to say that they take chunks too; and holdLoading how long, while
+	// others are loading it.
+	holdFirst   = time.Second
+	holdLoading = 10 * time.Second
 )
 
 // replica is this node's part in keeping copies of an flist.
@@ -64,7 +69,8 @@ type replica struct {
 	counted  int // copies that were wished when counts was made
 	counts   swarm.Copies
 	lost     int
-	progress time.Time // when the census or the wish last changed
+	progress time.Time // when there was last a change of the wish, of the nodes, or of a chunk
+	opened   time.Time // when the flist was loaded
 }
 
 // newReplica returns the work on copies of root, which lasts until ctx ends or
@@ -191,7 +197,7 @@ func (r *replica) open() error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sizes, r.others, r.bytes = sizes, len(metadata), all
+	r.sizes, r.others, r.bytes, r.opened = sizes, len(metadata), all, time.Now()
 	return nil
 }
 
@@ -312,8 +318,11 @@ func (r *replica) look(now time.Time, work *sync.WaitGroup) {
 		return // cannot be: it is attended
 	}
 	if c != r.census || copies != r.counted {
-		r.census, r.counted, r.progress = c, copies, now
-		r.counts = c.Count(copies)
+		counts := c.Count(copies)
+		if r.census == nil || copies != r.counted || counts.Nodes != r.counts.Nodes || counts.Made != r.counts.Made {
+			r.progress = now
+		}
+		r.census, r.counted, r.counts = c, copies, counts
 		for i := range r.tried {
 			if c.Held(i) > 0 {
 				delete(r.tried, i)
@@ -326,7 +335,7 @@ func (r *replica) look(now time.Time, work *sync.WaitGroup) {
 			r.lost++
 		}
 	}
-	if r.counts.Enough == len(r.sizes) {
+	if since := now.Sub(r.opened); r.counts.Enough == len(r.sizes) || since < holdFirst || r.counts.Loading > 0 && since < holdLoading {
 		return
 	}
 	late := int(now.Sub(r.progress) / lateAfter)
