@@ -132,7 +132,7 @@ func (r *replica) run() {
 	var work sync.WaitGroup
 	defer work.Wait()
 	work.Go(func() { r.n.swarm.Attend(r.ctx, rootID(r.root)) })
-	work.Go(r.bringMetadata)
+	work.Go(r.keepMetadata)
 	tick := time.NewTicker(replicaTick)
 	defer tick.Stop()
 	for r.ctx.Err() == nil {
@@ -236,11 +236,10 @@ func (r *replica) giveBack() {
 	r.reserved = 0
 }
 
-// missing returns the metadata chunks that are not here, but for the root
-// block, and their plain size.
+// missing returns the metadata chunks that are not here, and the plain size of
+// those but the root block.
 func (r *replica) missing() (ids []chunk.ID, bytes int64, err error) {
-	var all []chunk.ID
-	var sizes []int64
+	all, sizes := []chunk.ID{rootID(r.root)}, []int64{0}
 	for _, s := range r.info.Sections {
 		left := int64(s.Size)
 		for _, l := range s.Chunks {
@@ -262,27 +261,26 @@ func (r *replica) missing() (ids []chunk.ID, bytes int64, err error) {
 	return ids, bytes, nil
 }
 
-// bringMetadata brings the metadata that is not needed to know the chunks.
-func (r *replica) bringMetadata() {
+// keepMetadata brings the metadata that is not needed to know the chunks, and
+// again what was lost since.
+func (r *replica) keepMetadata() {
 	for {
 		missing, _, err := r.missing()
-		if err == nil {
+		if err == nil && len(missing) > 0 {
 			g, ctx := errgroup.WithContext(r.ctx)
 			g.SetLimit(replicaInFlight)
 			for _, id := range missing {
 				g.Go(func() error {
-					_, err := r.source().Get(ctx, id)
+					_, err := r.store(ctx, id)
 					return err
 				})
 			}
 			err = g.Wait()
 		}
-		if err == nil {
-			r.whole.Store(true)
+		if whole := err == nil; r.whole.Swap(whole) != whole {
 			r.n.wishes.poke()
-			return
 		}
-		if r.ctx.Err() == nil {
+		if err != nil && r.ctx.Err() == nil {
 			r.n.log.Warn("metadata is not all here", "flist", r.root, "err", err)
 		}
 		if !wait(r.ctx, replicaRetry) {
@@ -376,16 +374,9 @@ func (r *replica) bringOne(ctx context.Context, i uint32, id chunk.ID) error {
 	if !mine && !r.n.reserve(room) {
 		return nil // look will see it
 	}
-	p, _, err := r.n.swarm.GetPacked(ctx, id, swarm.Replication, swarm.Hint{Root: rootID(r.root)})
-	if err == nil {
-		room -= int64(len(p.Bytes))
-		err = r.n.store.PutTrusted(ctx, p) // verified by the swarm
-	}
+	packed, err := r.store(ctx, id)
 	if !mine {
-		if err != nil {
-			room = int64(r.sizes[i])
-		}
-		r.n.unreserve(room)
+		r.n.unreserve(room - packed)
 	}
 	if errors.Is(err, chunk.ErrNotFound) {
 		r.mu.Lock()
@@ -394,4 +385,17 @@ func (r *replica) bringOne(ctx context.Context, i uint32, id chunk.ID) error {
 		return nil
 	}
 	return err
+}
+
+// store fetches a chunk into the store and returns how many bytes it has there,
+// 0 with an error.
+func (r *replica) store(ctx context.Context, id chunk.ID) (packed int64, err error) {
+	p, _, err := r.n.swarm.GetPacked(ctx, id, swarm.Replication, swarm.Hint{Root: rootID(r.root)})
+	if err == nil {
+		err = r.n.store.PutTrusted(ctx, p) // verified by the swarm
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int64(len(p.Bytes)), nil
 }

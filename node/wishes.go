@@ -135,6 +135,7 @@ func (w *wishes) poke() {
 // keepCopies works on the wishes until ctx ends.
 func (n *Node) keepCopies(ctx context.Context) {
 	var work sync.WaitGroup
+	defer n.saveKept()
 	defer work.Wait()
 	tick := time.NewTicker(wishTick)
 	defer tick.Stop()
@@ -148,7 +149,6 @@ func (n *Node) keepCopies(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	n.saveKept()
 }
 
 // heed looks at what was heard.
