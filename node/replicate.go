@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -33,7 +34,7 @@ func (n *Node) Replicate(ctx context.Context, req api.ReplicateRequest, progress
 	if !n.cfg.KeepCopies {
 		return none, fmt.Errorf("%w: this node ends with its command and keeps no copies", api.ErrNoDaemon)
 	}
-	if req.Copies < 1 || req.Copies > api.MaxCopies {
+	if req.Copies < 0 || req.Copies > api.MaxCopies {
 		return none, fmt.Errorf("%w: %d copies: want 1 to %d", api.ErrInvalid, req.Copies, api.MaxCopies)
 	}
 	im, err := n.load(ctx, req.FList)
@@ -41,6 +42,9 @@ func (n *Node) Replicate(ctx context.Context, req api.ReplicateRequest, progress
 		return none, err
 	}
 	root := im.CID()
+	if cur, _ := n.wishes.get(rootID(root)); req.Copies == 0 {
+		req.Copies = cmp.Or(cur.Copies, api.DefaultCopies)
+	}
 	if err := n.wish(root, req.Copies); err != nil {
 		return none, err
 	}

@@ -115,6 +115,9 @@ func TestCopiesAreKeptAtTheSiteAndNotByAll(t *testing.T) {
 	if err := nodes[3].Remove(t.Context(), cid); !errors.Is(err, api.ErrBusy) {
 		t.Errorf("removal of an flist of which copies are kept: %v", err)
 	}
+	if res = replicate(t, nodes[1], cid, 0); res.Copies != 3 {
+		t.Errorf("as many as are wished already: %+v", res)
+	}
 	must(t, nodes[1].StopReplicating(t.Context(), cid))
 	for _, n := range nodes {
 		waitFor(t, "the wish to be taken back", func() bool {
@@ -270,7 +273,7 @@ func TestWishesThatAreRefused(t *testing.T) {
 		replicates(c)
 		c.ReadTimeout, c.FetchTimeout = time.Second, time.Second
 	})
-	for copies, want := range map[int]api.Code{0: api.Invalid, -1: api.Invalid, 65: api.Invalid, 2: api.NotFound} {
+	for copies, want := range map[int]api.Code{-1: api.Invalid, 65: api.Invalid, 2: api.NotFound, 0: api.NotFound} {
 		req.Copies = copies
 		if _, err := n.Replicate(t.Context(), req, nil); api.CodeOf(err) != want {
 			t.Errorf("%d copies of an flist nobody has: %v, want %s", copies, err, want)

@@ -39,7 +39,7 @@ With --json: one document with "copies", "nodes", "chunks", "chunks_enough",
 		ValidArgsFunction: a.completeFList(1),
 	}
 	f := cmd.Flags()
-	f.IntVar(&req.Copies, "copies", 2, "`NUMBER` of nodes that are to hold each chunk, 1 to 64")
+	f.IntVar(&req.Copies, "copies", 0, "`NUMBER` of nodes that are to hold each chunk, 1 to 64; default: as wished already, else 2")
 	f.BoolVar(&req.NoWait, "no-wait", false, "return when the wish is noted, not when the copies are there")
 	f.BoolVar(&list, "list", false, "list the wishes this node knows, its own and those of others, and how far each is")
 	f.BoolVar(&stop, "stop", false, "take the wish for FLIST back, at the whole site; what is held stays")
@@ -52,7 +52,7 @@ With --json: one document with "copies", "nodes", "chunks", "chunks_enough",
 			return usagef("replicate --stop goes with FLIST only")
 		case !list && len(args) == 0:
 			return usagef("replicate: too few arguments: want %q", cmd.CommandPath()+" FLIST")
-		case req.Copies < 1 || req.Copies > api.MaxCopies:
+		case f.Changed("copies") && req.Copies < 1 || req.Copies > api.MaxCopies:
 			return usagef("--copies %d: want 1 to %d", req.Copies, api.MaxCopies)
 		}
 		return a.withDaemon(cmd.Context(), func(ctx context.Context, c *api.Client) error {

@@ -2,14 +2,18 @@ package api
 
 import "time"
 
-// MaxCopies bounds the copies of an flist a site can be asked to keep.
-const MaxCopies = 64
+// Copies of an flist a site can be asked to keep: at most, and if the request
+// does not say.
+const (
+	MaxCopies     = 64
+	DefaultCopies = 2
+)
 
 // ReplicateRequest asks for copies of every chunk of an flist to be kept at
 // this node's site.
 type ReplicateRequest struct {
 	FList  string `json:"flist"`
-	Copies int    `json:"copies"`            // 1 to MaxCopies
+	Copies int    `json:"copies,omitempty"`  // 1 to MaxCopies; 0: as many as are wished already, else DefaultCopies
 	NoWait bool   `json:"no_wait,omitempty"` // answer when the wish is noted, not when the copies are there
 }
 
