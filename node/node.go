@@ -55,6 +55,7 @@ type Node struct {
 	images    *images
 	mounts    *mounts
 	keeping   keeping
+	wishes    *wishes
 
 	keepWarned  atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
 	running     atomic.Bool
@@ -147,6 +148,9 @@ func (n *Node) openStore() error {
 		return err
 	}
 	n.store = store
+	if n.wishes, err = loadWishes(store, n.cfg.ReplicateGrace); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(n.tempDir()); err != nil {
 		return fmt.Errorf("empty directory of temporary files: %w", err)
 	}
@@ -207,7 +211,7 @@ func (n *Node) openSwarm() error {
 		Recycle: chunk.Recycle,
 		Arrived: n.client.Arrived,
 		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
-		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences,
+		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences, Private: n.cfg.SwarmKey != "", Wished: n.wished(),
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
@@ -243,6 +247,12 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.host.Run(gctx) })
 	g.Go(func() error { return n.swarm.Run(gctx) })
 	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
+	if n.cfg.KeepCopies {
+		g.Go(func() error {
+			n.keepCopies(gctx)
+			return nil
+		})
+	}
 	if n.cfg.KeepMounts {
 		g.Go(func() error {
 			n.restore(gctx)

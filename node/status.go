@@ -44,6 +44,9 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		oldest := announced.Oldest.UTC()
 		s.Announce.Oldest = &oldest
 	}
+	if s.Replications, err = n.Replications(ctx); err != nil {
+		return s, err
+	}
 	s.Net = n.netStatus()
 	for _, p := range n.unreached() {
 		s.Unreached = append(s.Unreached, api.UnreachedPeer{ID: p.Peer.String(), Error: p.Answer})

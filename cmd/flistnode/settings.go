@@ -74,10 +74,12 @@ func (s *settings) register(f *pflag.FlagSet) {
 	f.Var((*bytesValue)(&s.node.CacheBytes), "cache", "`BYTES` of chunks kept in memory, as in 256MiB")
 	f.Var((*rateValue)(&s.node.UploadLimit), "upload-limit", "`BYTES` of chunks a second sent to peers at most, as in 10MiB; 0: no limit")
 	f.Var((*rateValue)(&s.node.DownloadLimit), "download-limit", "`BYTES` of chunks a second taken from peers at most; 0: no limit")
+	f.Var((*bytesValue)(&s.node.ReplicateMax), "replicate-max", "`BYTES` kept for other nodes of the site at most, as in 10GiB; 0: nothing")
+	f.DurationVar(&s.node.ReplicateGrace, "replicate-grace", s.node.ReplicateGrace, "`TIME` a node of the site may be gone before its copies are made anew")
 	f.DurationVar(&s.node.ReadTimeout, "read-timeout", s.node.ReadTimeout, "`TIME` a read of a mounted file waits for a chunk before it fails")
 	f.DurationVar(&s.node.FetchTimeout, "fetch-timeout", s.node.FetchTimeout, "`TIME` a command waits for a chunk nobody sends before it fails")
 	s.common("log-level", "log-format", "listen", "peer", "swarm-key", "site", "no-mdns", "announce", "cache",
-		"upload-limit", "download-limit", "read-timeout", "fetch-timeout")
+		"upload-limit", "download-limit", "replicate-max", "replicate-grace", "read-timeout", "fetch-timeout")
 	for _, name := range s.names[2:] {
 		f.Lookup(name).Annotations[nodeSetting] = []string{"true"}
 	}

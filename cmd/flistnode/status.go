@@ -70,6 +70,13 @@ func (a *app) status(ctx context.Context, c *api.Client) error {
 	t.row("to peers", fmt.Sprintf("%s chunks, %s", count(s.Net.ChunksServed), size(s.Net.BytesSent)))
 	t.row("announced", announced(s.Announce))
 	t.row("flists", count(len(s.FLists)))
+	for i, r := range s.Replications {
+		label := "replicates"
+		if i > 0 {
+			label = ""
+		}
+		t.row(label, r.CID+": "+replicationNote(r))
+	}
 	t.row("mounts", count(len(s.Mounts)))
 	return t.flush()
 }

@@ -18,6 +18,8 @@ type Status struct {
 	Mounts   []MountInfo    `json:"mounts"`
 	FLists   []PinInfo      `json:"flists"`
 
+	Replications []Replication `json:"replications"`
+
 	Unreached []UnreachedPeer `json:"unreached,omitempty"` // peers to begin with
 }
 

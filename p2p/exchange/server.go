@@ -195,7 +195,7 @@ func (s *served) readRequests(ctx context.Context) error {
 			}
 		case frameChunk, frameMissing, frameRefused:
 			err = violation("an answer (frame type 0x%02x) came to a server", h.typ)
-		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members), frameType(Reading):
+		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members), frameType(Reading), frameType(Keep):
 			if s.server.cfg.Heard != nil {
 				err = s.hear(ctx, r, Kind(h.typ), h.size)
 				break

@@ -26,6 +26,14 @@ const (
 	Leave    Kind = 0x14 // I no longer share Root
 	Members  Kind = 0x15 // Peers share Root too
 	Reading  Kind = 0x16 // I fetch only what is read of Root: leave no chunks to me
+	Keep     Kind = 0x17 // Copies of each chunk of Root are to be kept at the site; State is my part in it
+)
+
+// Bits of the State of a Keep message. Others are ignored.
+const (
+	KeepTakes    = 1 << iota // I take more chunks
+	KeepMetadata             // I hold all metadata
+	KeepLoads                // I am loading the flist, and may take chunks then
 )
 
 // Message is something a node tells a peer about an flist both may share. The
@@ -38,6 +46,10 @@ type Message struct {
 	Index  []uint32  // into the chunk table
 	Peers  []peer.ID // at most MaxMembers
 	Site   string    // at most MaxSite bytes
+
+	Version uint64 // of a wish for copies: the greatest is the newest
+	Copies  uint8  // 0: no longer
+	State   uint8
 }
 
 // Bounds of messages.
@@ -49,6 +61,7 @@ const (
 
 	rootSize     = len(chunk.ID{})
 	joinFixed    = rootSize + 4
+	keepSize     = rootSize + 8 + 1 + 1
 	maxPeerIDLen = 64
 )
 
@@ -65,6 +78,8 @@ func messageBounds(k Kind) (low, high int, ok bool) {
 		return rootSize, rootSize, true
 	case Members:
 		return rootSize, rootSize + MaxMembers*(1+maxPeerIDLen), true
+	case Keep:
+		return keepSize, keepSize, true
 	}
 	return 0, 0, false
 }
@@ -91,6 +106,9 @@ func (m Message) appendTo(b []byte) []byte {
 			b = append(b, byte(len(p)))
 			b = append(b, p...)
 		}
+	case Keep:
+		b = binary.LittleEndian.AppendUint64(b, m.Version)
+		b = append(b, m.Copies, m.State)
 	}
 	binary.LittleEndian.PutUint32(b[start+1:], uint32(len(b)-start-headerSize))
 	return b
@@ -115,6 +133,11 @@ func parseMessage(k Kind, p []byte) (Message, error) {
 		var err error
 		m.Index, err = parseIDs(p)
 		return m, err
+	case Keep:
+		if len(p) != keepSize-rootSize {
+			return m, violation("wish for copies of %d bytes", len(p))
+		}
+		m.Version, m.Copies, m.State = binary.LittleEndian.Uint64(p), p[8], p[9]
 	case Members:
 		for len(p) > 0 {
 			n := int(p[0])

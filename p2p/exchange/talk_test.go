@@ -21,6 +21,7 @@ func sampleMessages() []Message {
 		{Kind: Leave, Root: root},
 		{Kind: Reading, Root: root},
 		{Kind: Members, Root: root, Peers: []peer.ID{"\x00\x01a", "\x00\x02bc"}},
+		{Kind: Keep, Root: root, Version: 1 << 40, Copies: 3, State: KeepTakes | KeepLoads},
 	}
 }
 
@@ -55,6 +56,8 @@ func TestAMalformedMessageIsAViolation(t *testing.T) {
 		"members cut short":           {Members, append(bytes.Clone(root), 9, 1)},
 		"leave without flist":         {Leave, root[:7]},
 		"reading without flist":       {Reading, root[:7]},
+		"wish for copies cut short":   {Keep, append(bytes.Clone(root), 1, 2, 3)},
+		"wish for copies too long":    {Keep, append(bytes.Clone(root), make([]byte, 11)...)},
 	} {
 		var bad *ProtocolError
 		if _, err := parseMessage(c.kind, c.payload); !errors.As(err, &bad) {

@@ -18,6 +18,10 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 		s.setSite(p, msg.Site)
 		return
 	}
+	if msg.Kind == exchange.Keep {
+		s.hearKeep(p, msg)
+		return
+	}
 	sh := h.all[msg.Root]
 	if sh == nil {
 		switch msg.Kind {

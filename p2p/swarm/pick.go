@@ -280,21 +280,29 @@ func (j *job) group(now time.Time) []peer.ID {
 func owner(group []peer.ID, id chunk.ID) (best peer.ID) {
 	var most uint64
 	for _, p := range group {
-		if h := mix(p, id); best == "" || h > most || h == most && p > best {
+		if h := rank(hashPeer(p), &id); best == "" || h > most || h == most && p > best {
 			best, most = p, h
 		}
 	}
 	return best
 }
 
-// mix hashes a peer and a chunk, alike on all nodes (FNV-1a, then the
-// finalizer of splitmix64).
-func mix(p peer.ID, id chunk.ID) uint64 {
+// rank ranks a peer, given its hash, for a chunk, alike on all nodes (Stafford's
+// mix 13, the finalizer of splitmix64).
+func rank(peer uint64, id *chunk.ID) uint64 {
+	return scramble(peer ^ binary.LittleEndian.Uint64(id[:8]))
+}
+
+// hashPeer is FNV-1a of a peer's ID.
+func hashPeer(p peer.ID) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(p) {
 		h = (h ^ uint64(p[i])) * 1099511628211
 	}
-	h ^= binary.LittleEndian.Uint64(id[:8])
+	return h
+}
+
+func scramble(h uint64) uint64 {
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb
 	return h ^ h>>31

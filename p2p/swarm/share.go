@@ -44,6 +44,7 @@ type share struct {
 	begun   map[uint32]claim // chunks a member of the site said it fetches
 	told    map[peer.ID]bool // who was told that this node shares it
 	attends int              // calls of Attend
+	kept    bool             // copies are kept: even who has all is told what comes
 	used    time.Time
 }
 
@@ -224,6 +225,9 @@ func (s *Swarm) Went(id chunk.ID) {
 		if i, ok := sh.place(id); ok && sh.have.has(i) {
 			sh.have.clear(i)
 			sh.n--
+			if sh.kept { // others count on it
+				s.rejoin(sh)
+			}
 		}
 	}
 }
@@ -234,7 +238,7 @@ func (s *Swarm) gain(sh *share, i uint32) {
 	sh.n++
 	delete(sh.begun, i)
 	for p, m := range sh.members {
-		if sh.told[p] && !m.seed {
+		if sh.told[p] && (!m.seed || sh.kept) {
 			s.talkers.have(p, sh.table.Root, i)
 		}
 	}
@@ -245,6 +249,14 @@ func (s *Swarm) gain(sh *share, i uint32) {
 	}
 	for j := range sh.jobs {
 		j.came(i)
+	}
+}
+
+// rejoin makes all who were told that sh is shared be told again, with all
+// that is held.
+func (s *Swarm) rejoin(sh *share) {
+	for p := range sh.told {
+		s.talkers.join(p, sh.table.Root)
 	}
 }
 
