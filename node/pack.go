@@ -128,7 +128,11 @@ func (n *Node) Import(ctx context.Context, r io.Reader) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := n.load(ctx, root.String()); err != nil { // the tables may be malformed
+	im, err := n.load(ctx, root.String()) // the tables may be malformed
+	if err != nil {
+		return "", err
+	}
+	if err := im.Close(); err != nil {
 		return "", err
 	}
 	if err := n.store.Sync(); err != nil {
@@ -143,6 +147,7 @@ func (n *Node) Export(ctx context.Context, name string, digests, data bool, w io
 	if err != nil {
 		return err
 	}
+	defer im.Close()
 	return flist.WriteFile(ctx, w, n.bulk(im.CID()), im, flist.FileOptions{Digests: digests, Data: data})
 }
 

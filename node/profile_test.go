@@ -33,6 +33,7 @@ func holds(t *testing.T, n *Node, cid string) map[uint32]bool {
 	t.Helper()
 	im, err := n.load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	held := map[uint32]bool{}
 	for _, i := range everything(im) {
 		id, _ := im.Chunk(i)

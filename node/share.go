@@ -61,9 +61,10 @@ func (n *Node) held(ctx context.Context, root chunk.ID) (swarm.ChunkTable, []uin
 	im, ok := n.images.get(name)
 	if !ok {
 		var err error
-		if im, err = flist.Load(ctx, local{n}, name); err != nil { // a request must not start a fetch
+		if im, err = n.loadFrom(ctx, local{n}, name); err != nil { // a request must not start a fetch
 			return swarm.ChunkTable{}, nil, err
 		}
 	}
+	defer im.Close()
 	return n.table(ctx, im)
 }
