@@ -72,13 +72,13 @@ func (im *Image) Share() *Image {
 // Close gives the reference back; the last one frees the tables. It must not
 // be called while im is used. A second Close does nothing. CID and Root stay
 // valid.
-func (im *Image) Close() error {
+func (im *Image) Close() {
 	mem := im.mem
 	if mem == nil {
-		return nil
+		return
 	}
 	im.mem, im.tables = nil, tables{}
-	return mem.release()
+	mem.release()
 }
 
 // CID returns the name of the image.

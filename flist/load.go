@@ -58,7 +58,8 @@ func load(ctx context.Context, src chunk.Source, root cid.Cid, open func(size in
 		}
 	}
 	if err = errors.Join(err, mem.seal()); err != nil {
-		return nil, errors.Join(err, im.Close())
+		im.Close()
+		return nil, err
 	}
 	return im, nil
 }

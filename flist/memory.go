@@ -81,19 +81,18 @@ func (m *memory) seal() error {
 }
 
 // release gives one reference back.
-func (m *memory) release() error {
+func (m *memory) release() {
 	if m.refs.Add(-1) > 0 {
-		return nil
+		return
 	}
 	b := m.b
 	m.b = nil
 	if m.file == nil {
-		return nil
+		return
 	}
 	if err := unix.Munmap(b); err != nil {
-		return fmt.Errorf("unmap tables: %w", err)
+		panic(fmt.Errorf("flist: unmap tables: %w", err)) // it was mapped like this
 	}
-	return nil
 }
 
 // part is a run of bytes of a memory.

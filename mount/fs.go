@@ -33,13 +33,6 @@ func newFileSystem(reads context.Context, m *Mount) *fileSystem {
 // String is what go-fuse calls the file system in its messages.
 func (f *fileSystem) String() string { return fsType }
 
-// close gives the tables back. Nobody may ask for anything any more.
-func (f *fileSystem) close() {
-	if err := f.im.Close(); err != nil {
-		f.log.Error("tables are not given back", "err", err)
-	}
-}
-
 // Init learns what the kernel can do.
 func (f *fileSystem) Init(s *fuse.Server) {
 	can := s.KernelSettings().Flags64()

@@ -203,13 +203,13 @@ func (m *Mount) Run(ctx context.Context) error {
 		serving = true
 		go func() {
 			defer close(served)
-			defer fs.close()
+			defer fs.im.Close()
 			server.Serve()
 		}()
 	}
 	defer func() {
 		if !serving {
-			fs.close()
+			fs.im.Close()
 		}
 	}()
 	if m.resumed != nil {

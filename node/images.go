@@ -98,44 +98,44 @@ func (i *images) get(root cid.Cid) (*flist.Image, bool) {
 // errImagesClosed says that the node has ended.
 var errImagesClosed = errors.New("node is closed")
 
-// add takes im over. The error is errImagesClosed, or of the closing of what
-// it drives out.
+// add takes im over.
 func (i *images) add(root cid.Cid, im *flist.Image) error {
 	i.mu.Lock()
 	switch {
 	case i.closed:
 		i.mu.Unlock()
-		return errors.Join(errImagesClosed, im.Close())
+		im.Close()
+		return errImagesClosed
 	case i.lru.Contains(root):
 		i.mu.Unlock()
-		return im.Close()
+		im.Close()
+		return nil
 	}
 	i.bytes += tableBytes(im)
 	i.lru.Add(root, im)
 	for i.bytes > maxImageBytes && i.lru.Len() > 1 {
 		i.lru.RemoveOldest()
 	}
-	return i.unlockAndClose()
+	i.unlockAndClose()
+	return nil
 }
 
 // close gives back what is loaded. Images others have a reference to live on.
-func (i *images) close() error {
+func (i *images) close() {
 	i.mu.Lock()
 	i.closed = true
 	i.lru.Purge()
-	return i.unlockAndClose()
+	i.unlockAndClose()
 }
 
 // unlockAndClose unlocks i and closes what was driven out.
-func (i *images) unlockAndClose() error {
+func (i *images) unlockAndClose() {
 	evicted := i.evicted
 	i.evicted = nil
 	i.mu.Unlock()
-	var errs []error
 	for _, im := range evicted {
-		errs = append(errs, im.Close())
+		im.Close()
 	}
-	return errors.Join(errs...)
 }
 
 // tableBytes is the plain size of the tables of a loaded image.

@@ -196,7 +196,7 @@ func (ms *mounts) start(ctx context.Context, m *mounted) error {
 		m.err = m.Run(runCtx)
 		stopBeside()
 		<-followed
-		m.err = errors.Join(m.err, m.im.Close())
+		m.im.Close()
 		m.gone()
 		ms.remove(m)
 		close(m.ended)

@@ -275,7 +275,7 @@ func (n *Node) Close() error {
 		errs = append(errs, n.host.Close())
 	}
 	if n.images != nil {
-		errs = append(errs, n.images.close())
+		n.images.close()
 	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())

@@ -132,9 +132,7 @@ func (n *Node) Import(ctx context.Context, r io.Reader) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := im.Close(); err != nil {
-		return "", err
-	}
+	im.Close()
 	if err := n.store.Sync(); err != nil {
 		return "", fmt.Errorf("write imported chunks to disk: %w", err)
 	}

@@ -15,6 +15,7 @@ func TestReaderOfAnFListIsHeardUntilItIsRemoved(t *testing.T) {
 	b := startNode(t, "b", nil, a)
 	im, err := b.load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	must(t, b.pin(im.CID(), "", api.HowMounted))
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
