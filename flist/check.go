@@ -56,8 +56,11 @@ func (im *Image) parse(l *layout) error {
 	return g.Wait()
 }
 
-// checkNames finds the ends of the names.
+// checkNames finds the ends of the names, none of which has a slash.
 func (im *Image) checkNames(l *layout) error {
+	if bytes.IndexByte(im.names, '/') >= 0 {
+		return malformed(SectionNames, "a name contains a slash")
+	}
 	ends := im.mem.fill(l.nameEnd)
 	next, err := textEnds(SectionNames, im.names, int(im.root.Counts.Entries), MaxName, ends.u32)
 	if err == nil && next != len(im.names) {
@@ -203,8 +206,8 @@ func (im *Image) checkEntries(l *layout, nlink []uint32) error {
 		var last []byte
 		for e := int(s.first); e < int(s.first+s.n); e++ {
 			name := im.entryName(e)
-			if reason := badEntryName(name); reason != "" {
-				return malformed(SectionNames, "name %q %s", name, reason)
+			if isDots(name) {
+				return malformed(SectionNames, "name %q means a directory itself", name)
 			}
 			if bytes.Compare(last, name) >= 0 { // names are not empty
 				return malformed(SectionNames, "name %q is out of order", name)
@@ -242,14 +245,7 @@ func (im *Image) checkEntries(l *layout, nlink []uint32) error {
 	return errors.Join(links.flush(), again.flush(), counts.flush())
 }
 
-// badEntryName is badName for a name that textEnds has found: it is not
-// empty, not too long, and has no NUL.
-func badEntryName(name []byte) string {
-	if name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.') {
-		return "means a directory itself"
-	}
-	if bytes.IndexByte(name, '/') >= 0 {
-		return "contains a slash"
-	}
-	return ""
+// isDots reports whether a name, which is not empty, means a directory itself.
+func isDots(name []byte) bool {
+	return name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.')
 }

@@ -126,14 +126,17 @@ func fetchTables(ctx context.Context, tables []table, write func(table int, data
 			places = append(places, place{i, k})
 		}
 	}
-	return each(ctx, len(places), func(ctx context.Context, n int) (err error) {
+	return each(ctx, len(places), func(ctx context.Context, n int) error {
 		p := places[n]
 		t := &tables[p.table]
-		data := t.first
+		var data []byte
 		if p.chunk == 0 {
-			t.first = nil
-		} else if data, err = t.get(ctx, p.chunk); err != nil {
-			return err
+			data, t.first = t.first, nil
+		} else {
+			var err error
+			if data, err = t.get(ctx, p.chunk); err != nil {
+				return err
+			}
 		}
 		return write(p.table, data, int64(p.chunk)*sectionChunk)
 	})
