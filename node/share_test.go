@@ -19,7 +19,9 @@ func TestReaderOfAnFListIsHeardUntilItIsRemoved(t *testing.T) {
 	must(t, b.pin(im.CID(), "", api.HowMounted))
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { b.attend(ctx, im) })
+	table, held, err := b.table(ctx, im)
+	must(t, err)
+	wg.Go(func() { b.attend(ctx, table, held) })
 	root := rootID(im.CID())
 	waitFor(t, "the holder to hear the reader", func() bool { return a.swarm.Members(root) == 1 })
 	waitFor(t, "the reader to hear the holder", func() bool { return b.swarm.Members(root) == 1 })
