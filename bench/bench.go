@@ -140,12 +140,16 @@ func command(ctx context.Context, name string, args ...string) (run, error) {
 // watchMemory samples the anonymous memory of a process until the returned
 // function is called, which gives the peak in MB. Mapped files are left out:
 // the kernel takes them back when it needs the room.
-func watchMemory(pid int) func() float64 {
+func watchMemory(pid int) func() float64 { return watch(pid, anonMemory) }
+
+// watch samples a figure of a process until the returned function is called,
+// which gives the peak.
+func watch(pid int, figure func(pid int) float64) func() float64 {
 	stop, result := make(chan struct{}), make(chan float64)
 	go func() {
 		peak := 0.0
 		for {
-			peak = max(peak, anonMemory(pid))
+			peak = max(peak, figure(pid))
 			select {
 			case <-stop:
 				result <- peak
@@ -160,13 +164,22 @@ func watchMemory(pid int) func() float64 {
 	}
 }
 
-// anonMemory returns RssAnon of a process in MB, 0 if it has ended.
-func anonMemory(pid int) float64 {
+// anonMemory returns the memory of a process that nothing but swap could take
+// over, in MB, 0 if it has ended: what is on its heaps and stacks, and what it
+// has in files of a tmpfs.
+func anonMemory(pid int) float64 { return resident(pid, "RssAnon:") + resident(pid, "RssShmem:") }
+
+// fileMemory returns the memory of a process that is pages of files, in MB, 0
+// if it has ended: its program and what it has mapped.
+func fileMemory(pid int) float64 { return resident(pid, "RssFile:") }
+
+// resident returns a field of proc_pid_status(5) in MB.
+func resident(pid int, field string) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
-	_, after, _ := strings.Cut(string(status), "RssAnon:")
+	_, after, _ := strings.Cut(string(status), field)
 	fields := strings.Fields(after)
 	if len(fields) == 0 {
 		return 0

@@ -296,6 +296,9 @@ func (n *Node) Close() error {
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
 	}
+	if n.images != nil {
+		n.images.close()
+	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}
