@@ -68,9 +68,12 @@ func (f *fileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, o
 	}
 	if ino, ok := f.im.Lookup(dir, bytesOf(name)); ok {
 		f.entry(ino, out)
-	} else {
-		out.NodeId, out.EntryValid = 0, forever
+		return fuse.OK
 	}
+	if len(name) > flist.MaxName {
+		return statusLongName // the kernel lets longer ones through
+	}
+	out.NodeId, out.EntryValid = 0, forever
 	return fuse.OK
 }
 
