@@ -16,25 +16,26 @@ import (
 // Config is everything that can be set about a node. Take DefaultConfig,
 // change what should differ, and Check.
 type Config struct {
-	Data           string        // absolute directory of the store, the identity and the known peers
-	API            string        // absolute path of the daemon's control socket
-	Listen         []string      // multiaddrs to listen on; port 0 takes a free one
-	Peers          []string      // multiaddrs of peers to begin with, ending in /p2p/ID
-	SwarmKey       string        // file with the pre-shared key of a private network; "" for none
-	Site           string        // name of the site this node is in
-	MDNS           bool          // look for peers on the LAN by multicast
-	Announce       string        // what is announced: AnnounceAuto, AnnounceChunks or AnnounceRoots
-	CacheBytes     int64         // of unpacked chunks kept in memory
-	UploadLimit    int64         // bytes per second of chunks sent to peers; 0: none
-	DownloadLimit  int64         // bytes per second of chunks taken from peers; 0: none
-	ReadTimeout    time.Duration // a read of a mounted file waits so long for a chunk
-	FetchTimeout   time.Duration // a command waits so long for a chunk
+	Data          string        // absolute directory of the store, the identity and the known peers
+	API           string        // absolute path of the daemon's control socket
+	Listen        []string      // multiaddrs to listen on; port 0 takes a free one
+	Peers         []string      // multiaddrs of peers to begin with, ending in /p2p/ID
+	SwarmKey      string        // file with the pre-shared key of a private network; "" for none
+	Site          string        // name of the site this node is in
+	MDNS          bool          // look for peers on the LAN by multicast
+	Announce      string        // what is announced: AnnounceAuto, AnnounceChunks or AnnounceRoots
+	CacheBytes    int64         // of unpacked chunks kept in memory
+	UploadLimit   int64         // bytes per second of chunks sent to peers; 0: none
+	DownloadLimit int64         // bytes per second of chunks taken from peers; 0: none
+	ReadTimeout   time.Duration // a read of a mounted file waits so long for a chunk
+	FetchTimeout  time.Duration // a command waits so long for a chunk
+	KeepMounts    bool          // remember mounts and bring them back at the next start
+	HoldCommand   []string      // runs hold.Serve, which keeps mounts while no daemon runs; nil for none
+	Version       string        // of the program, as status and peers show it
+
 	KeepCopies     bool          // keep copies for the site: this node stays
 	ReplicateMax   int64         // bytes kept for wishes of other nodes of the site at most; 0: nothing is
 	ReplicateGrace time.Duration // a node of the site that is gone counts as there for so long
-	KeepMounts     bool          // remember mounts and bring them back at the next start
-	HoldCommand    []string      // runs hold.Serve, which keeps mounts while no daemon runs; nil for none
-	Version        string        // of the program, as status and peers show it
 }
 
 // Bounds of the settings.

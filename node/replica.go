@@ -172,10 +172,11 @@ func (r *replica) open() error {
 	}
 	im, ok := r.n.images.get(r.root)
 	if !ok {
-		if im, err = flist.Load(r.ctx, r.source(), r.root); err != nil {
+		if im, err = r.n.loadFrom(r.ctx, r.source(), r.root); err != nil {
 			return fmt.Errorf("load flist %s: %w", r.root, err)
 		}
 	}
+	defer im.Close()
 	t, held, err := r.n.table(r.ctx, im)
 	if err != nil {
 		return err

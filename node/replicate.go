@@ -42,6 +42,7 @@ func (n *Node) Replicate(ctx context.Context, req api.ReplicateRequest, progress
 		return none, err
 	}
 	root := im.CID()
+	im.Close()
 	if cur, _ := n.wishes.get(rootID(root)); req.Copies == 0 {
 		req.Copies = cmp.Or(cur.Copies, api.DefaultCopies)
 	}

@@ -236,13 +236,13 @@ func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error
 			return wrapDial(p, err)
 		}
 	}
-	st := t.st
+	st := t.st // which is no longer t.st when ctx ends after a failure
 	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
 	for _, m := range messages {
-		_ = t.st.SetWriteDeadline(time.Now().Add(c.cfg.StallTimeout))
-		if _, err := t.st.Write(m.appendTo(nil)); err != nil {
-			_ = t.st.Reset()
+		_ = st.SetWriteDeadline(time.Now().Add(c.cfg.StallTimeout))
+		if _, err := st.Write(m.appendTo(nil)); err != nil {
+			_ = st.Reset()
 			t.st = nil
 			return stalled(err)
 		}

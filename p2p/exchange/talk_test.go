@@ -2,11 +2,13 @@ package exchange
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/google/go-cmp/cmp"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -83,4 +85,27 @@ func FuzzParseMessage(f *testing.F) {
 			t.Errorf("kind 0x%02x: %x was written again as %x", kind, payload, again)
 		}
 	})
+}
+
+func TestTellingMayBeCancelledWhileItsStreamFails(t *testing.T) {
+	a, b := pair(t)
+	b.SetStreamHandler(Protocol, func(s network.Stream) { _ = s.Reset() })
+	c := NewClient(a, ClientConfig{})
+	defer c.Close()
+	failed := 0
+	for range 300 {
+		ctx, cancel := context.WithCancel(ctxOf(t))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			cancel()
+		}()
+		if c.Tell(ctx, b.ID(), sampleMessages()...) != nil {
+			failed++
+		}
+		<-done
+	}
+	if failed == 0 {
+		t.Error("nothing failed")
+	}
 }
