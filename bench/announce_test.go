@@ -27,9 +27,9 @@ func TestAnnouncingIsMeasuredInARealNetwork(t *testing.T) {
 func TestSimulatedAnnouncingAgreesWithWhatEveryRecordCosts(t *testing.T) {
 	like := announcement{nodes: 30, chunks: 10_000, measured: true, records: 200_000, lookups: 600, bytes: 18e6, cpu: 4}
 	small := announcement{nodes: 3, chunks: 10_000, measured: true, records: 20_000, lookups: 40, bytes: 1.8e6, cpu: 1}
-	a := simulateAnnounce([]announcement{small, like, {nodes: 30, chunks: 1_000_000}}, 300, 100_000)
-	if a.measured || a.records != 2_000_000 || a.lookups != 60_000 {
-		t.Errorf("100,000 chunks among 300 nodes: %+v", a)
+	a := simulateAnnounce([]announcement{small, like, {nodes: 30, chunks: 1_000_000}}, 300, 2000)
+	if a.measured || a.records != 40_000 || a.lookups != 1200 {
+		t.Errorf("2000 chunks among 300 nodes: %+v", a)
 	}
 	if perRecord := a.cpu / (a.records + a.lookups); math.Abs(perRecord*200_600/4-1) > 0.01 {
 		t.Errorf("%g s a message, measured were 4 s for 200,600", perRecord)
