@@ -16,6 +16,9 @@ type providers struct {
 	roots, chunks *provider.SweepingProvider
 	began         time.Time
 	peers         int // in the routing table then
+
+	last  progress
+	since time.Time // when that was new
 }
 
 // providerAge is how soon providers are replaced because the network has grown
@@ -65,6 +68,24 @@ func (p *providers) pending(ctx context.Context) (n int, ready bool, err error) 
 		ready = ready && s.Schedule.AvgPrefixLength >= 0
 	}
 	return n, ready, nil
+}
+
+// stuckAfter is how long the same keys are waited for. A provider that could
+// not reach enough peers tries again after 5 minutes, or when it is given more.
+const stuckAfter = time.Minute
+
+// progress changes as keys are announced.
+type progress struct {
+	pending int
+	sent    uint64
+}
+
+// stuck reports whether nothing has changed for too long.
+func (p *providers) stuck(at progress, now time.Time) bool {
+	if at != p.last || p.since.IsZero() {
+		p.last, p.since = at, now
+	}
+	return now.Sub(p.since) >= stuckAfter
 }
 
 func (p *providers) close() error {

@@ -210,3 +210,20 @@ func TestRecordsOfChunksArePacedAndThoseOfRootsAreNot(t *testing.T) {
 		}
 	})
 }
+
+func TestKeysThatNobodyTakesAreWaitedForAMinute(t *testing.T) {
+	p, now := &providers{}, time.Now()
+	for _, step := range []struct {
+		at    progress
+		after time.Duration
+		stuck bool
+	}{
+		{progress{10, 0}, 0, false}, {progress{10, 0}, 59 * time.Second, false}, {progress{10, 1}, time.Second, false},
+		{progress{10, 1}, 59 * time.Second, false}, {progress{10, 1}, time.Second, true}, {progress{20, 1}, time.Second, false},
+	} {
+		now = now.Add(step.after)
+		if got := p.stuck(step.at, now); got != step.stuck {
+			t.Errorf("%+v after another %s: stuck %t", step.at, step.after, got)
+		}
+	}
+}

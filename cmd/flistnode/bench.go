@@ -42,12 +42,14 @@ and print tables: the figure, what it is compared with, the ratio. Everything is
 made in a temporary directory and removed at the end.
 
 "coldstart" and "swarm" make their networks of namespaces and take root; "all"
-leaves them out where that cannot be had.
+leaves them out where that cannot be had. "announce" makes networks of 3 and 30
+nodes inside this process and computes the rest; with --slow more of it is run.
 
 With --json: one document with all tables.`,
 		Example: `  flistnode bench load
   flistnode bench image --root ./rootfs --slow
   flistnode bench transfer --size 1GiB
+  flistnode bench announce --plots .
   flistnode bench swarm --nodes 8 --rate 100mbit --size 128MiB --plots .`,
 		Args:      wantArgs(1, 1),
 		ValidArgs: []string{"load", "image", "mount", "memory", "coldstart", "transfer", "announce", "swarm", "all"},
