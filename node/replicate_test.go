@@ -44,6 +44,7 @@ func stored(t *testing.T, cid string, from *Node, nodes ...*Node) (least, sum in
 	t.Helper()
 	im, err := from.load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	ids := im.MetadataChunks(true)
 	for i := range im.NumChunks() {
 		id, _ := im.Chunk(uint32(i))
@@ -94,6 +95,7 @@ func TestCopiesAreKeptAtTheSiteAndNotByAll(t *testing.T) {
 	}
 	im, err := nodes[0].load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	data := 0
 	for _, n := range nodes {
 		_, held, err := n.table(t.Context(), im)
@@ -196,6 +198,7 @@ func TestChunkThatIsNowhereIsCountedAndTheOthersAreCopied(t *testing.T) {
 	cid := packed(t, nodes[0], dir)
 	im, err := nodes[0].load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	id, _ := im.Chunk(3)
 	must(t, nodes[0].store.Delete(t.Context(), id))
 	_, err = nodes[0].Replicate(t.Context(), api.ReplicateRequest{FList: cid, Copies: 2, NoWait: true}, nil)
