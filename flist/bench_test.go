@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -15,8 +16,12 @@ import (
 // packedMemory keeps chunks as a store does: Get decompresses and verifies.
 type packedMemory map[chunk.ID]chunk.Packed
 
+var putting sync.Mutex // held while a chunk is put into any of them
+
 func (m packedMemory) Put(_ context.Context, p chunk.Packed) error {
 	p.Bytes = append([]byte(nil), p.Bytes...)
+	putting.Lock()
+	defer putting.Unlock()
 	m[p.ID] = p
 	return nil
 }

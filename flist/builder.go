@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -167,12 +170,8 @@ func (b *Builder) Finish(ctx context.Context) (cid.Cid, *Root, error) {
 	}
 	r := &b.root
 	r.Stored = b.laid[Packed] + b.laid[Cut]
-	for name, columns := range b.sections() {
-		s, err := b.writeSection(ctx, columns)
-		if err != nil {
-			return cid.Undef, nil, fmt.Errorf("write %s table: %w", name, err)
-		}
-		r.Sections[name] = s
+	if err := b.writeSections(ctx); err != nil {
+		return cid.Undef, nil, err
 	}
 	if err := r.check(); err != nil {
 		return cid.Undef, nil, err
@@ -186,6 +185,27 @@ func (b *Builder) Finish(ctx context.Context) (cid.Cid, *Root, error) {
 		return cid.Undef, nil, fmt.Errorf("keep root block: %w", err)
 	}
 	return cid.NewCidV1(cid.DagCBOR, p.ID.Multihash()), r, nil
+}
+
+// writeSections writes several tables at a time: compressing them takes most
+// of Finish.
+func (b *Builder) writeSections(ctx context.Context) error {
+	var mu sync.Mutex // guards b.root.Sections
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(min(runtime.GOMAXPROCS(0), 4)) // each holds a chunk and 10 MB for the compressor
+	for name, columns := range b.sections() {
+		g.Go(func() error {
+			s, err := b.writeSection(ctx, columns)
+			if err != nil {
+				return fmt.Errorf("write %s table: %w", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			b.root.Sections[name] = s
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 func (b *Builder) sections() map[string][]*column {

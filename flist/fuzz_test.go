@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -18,6 +19,8 @@ import (
 // goroutines; nobody writes then.
 type chunks map[chunk.ID][]byte
 
+var writing sync.Mutex // held while a Builder's chunks are put
+
 func (m chunks) Get(_ context.Context, id chunk.ID) ([]byte, error) {
 	if b, ok := m[id]; ok {
 		return b, nil
@@ -27,6 +30,8 @@ func (m chunks) Get(_ context.Context, id chunk.ID) ([]byte, error) {
 
 func (m chunks) Put(_ context.Context, p chunk.Packed) error {
 	b, err := p.Open()
+	writing.Lock()
+	defer writing.Unlock()
 	m[p.ID] = bytes.Clone(b)
 	return err
 }

@@ -30,6 +30,7 @@ func (n *Node) Pack(ctx context.Context, req api.PackRequest, progress func(api.
 	if within(n.cfg.Data, req.Dir) {
 		return api.PackResult{}, fmt.Errorf("%w: %s is inside the node's data directory %s", api.ErrInvalid, req.Dir, n.cfg.Data)
 	}
+	defer n.announcer.holdBack()()
 	start := time.Now()
 	sink := &countingSink{store: n.store}
 	res, err := pack.Dir(ctx, req.Dir, sink, n.packOptions(req, sink, progress))

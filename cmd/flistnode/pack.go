@@ -72,7 +72,7 @@ With --json: one document with "cid" and the counts.`,
 	f.BoolVar(&p.Reproducible, "reproducible", false, "clamp times to SOURCE_DATE_EPOCH, leave out birth times")
 	f.BoolVar(&p.IgnoreUnreadable, "ignore-unreadable", false, "leave out what cannot be read, instead of failing")
 	f.StringArrayVar(&p.annotations, "annotation", nil, "`KEY=VALUE` to put into the flist; part of the CID; may be repeated")
-	f.IntVar(&p.Workers, "workers", 0, "`NUMBER` of files read at once; 0 for as many as there are cores")
+	f.IntVar(&p.Workers, "workers", 0, "`NUMBER` of files read at once; 0 for what suits the cores")
 	return cmd
 }
 

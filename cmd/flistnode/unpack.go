@@ -43,7 +43,7 @@ With --json: one document with "cid", the counts and "not_restored".`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&req.Overwrite, "overwrite", false, "write into a directory that is not empty, over what is there")
-	f.IntVar(&req.Workers, "workers", 0, "`NUMBER` of files written at once; 0 for as many as there are cores")
+	f.IntVar(&req.Workers, "workers", 0, "`NUMBER` of files written at once; 0 for what suits the cores")
 	return cmd
 }
 

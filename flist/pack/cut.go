@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"math"
 	"sync/atomic"
 
-	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
-	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers cutAlgorithm
+	"github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc"
 	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -30,16 +28,45 @@ const (
 	PackAvg = 32 << 10
 	PackMin = PackAvg / 4
 	PackMax = PackAvg * 4
-	// All other content is cut by FastCDC (Xia et al., 2016) as
-	// PlakarKorp/go-cdc-chunkers has it under the name "fastcdc-v1.0.0", with
-	// masks derived from the normal size; each run of data between holes on
-	// its own.
-	CutMin    = 32 << 10
+	// All other content is cut by FastCDC (Xia et al., 2016): see cutPoint;
+	// each run of data between holes on its own.
+	CutMin    = 64 << 10
 	CutNormal = 128 << 10
 	CutMax    = 512 << 10
 )
 
-const cutAlgorithm = "fastcdc-v1.0.0"
+// The masks of FastCDC: 18 bits up to CutNormal and 14 after it, every third
+// and every fourth from the top. With CutMin they make chunks of 122 KiB on
+// average; docs/decisions.md compares them with others.
+const (
+	maskBeforeNormal uint64 = 0x9249249249249000
+	maskAfterNormal  uint64 = 0x8888888888888800
+)
+
+// cutPoint returns the length of the first chunk of data, which holds CutMax
+// bytes or ends with the content. The gear table is that of
+// PlakarKorp/go-cdc-chunkers, which it beats by a factor of 1.8.
+func cutPoint(data []byte) int {
+	data = data[:min(len(data), CutMax)]
+	if len(data) <= CutMin {
+		return len(data)
+	}
+	var gear uint64
+	normal := min(len(data), CutNormal)
+	for i, b := range data[CutMin:normal] {
+		gear = gear<<1 + fastcdc.G[b]
+		if gear&maskBeforeNormal == 0 {
+			return CutMin + i
+		}
+	}
+	for i, b := range data[normal:] {
+		gear = gear<<1 + fastcdc.G[b]
+		if gear&maskAfterNormal == 0 {
+			return normal + i
+		}
+	}
+	return len(data)
+}
 
 // maxHashedHoles is up to how many bytes of holes a file's digest is recorded.
 const maxHashedHoles = 64 << 30
@@ -84,22 +111,14 @@ func (p *pieces) finished() {
 
 // cutter cuts large files. It belongs to one reader goroutine.
 type cutter struct {
-	putter  *putter
-	chunker *chunkers.Chunker
-	digest  hash.Hash
-	zeros   []byte
+	putter *putter
+	digest hash.Hash
+	window []byte // holds what was read and is not yet cut
+	zeros  []byte
 }
 
-func newCutter(p *putter) (*cutter, error) {
-	c := &cutter{putter: p, digest: sha256.New()}
-	var err error
-	c.chunker, err = chunkers.NewChunker(cutAlgorithm, nil, &chunkers.ChunkerOpts{
-		MinSize: CutMin, NormalSize: CutNormal, MaxSize: CutMax,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("set up %s: %w", cutAlgorithm, err)
-	}
-	return c, nil
+func newCutter(p *putter) *cutter {
+	return &cutter{putter: p, digest: sha256.New(), window: make([]byte, 4*CutMax)}
 }
 
 // cutFile is what is known of a large file while it is cut.
@@ -181,28 +200,32 @@ func (c *cutter) hole(f *cutFile, n uint64) {
 	}
 }
 
-// region cuts the bytes from start to end.
+// region cuts the bytes from start to end, or to the end of the file.
 func (c *cutter) region(ctx context.Context, f *cutFile, start, end uint64) error {
-	r := &region{fd: f.fd, off: int64(start), end: int64(end)}
-	c.chunker.Reset(r)
-	for {
-		data, err := c.chunker.Next()
-		if r.err != nil { // the chunker may take it for the end
-			return fmt.Errorf("read: %w", r.err)
-		}
-		last := errors.Is(err, io.EOF)
-		if err != nil && !last {
-			return fmt.Errorf("read: %w", err)
-		}
-		if len(data) > 0 {
-			if err := c.emit(ctx, f, data); err != nil {
-				return err
+	rest := c.window[:0] // what was read and is not yet cut
+	for more := true; more || len(rest) > 0; {
+		if more && len(rest) < CutMax {
+			if cap(rest) < 2*CutMax {
+				rest = c.window[:copy(c.window, rest)]
 			}
+			room := rest[len(rest) : len(rest)+CutMax]
+			room = room[:min(CutMax, end-start)]
+			got, err := preadFull(f.fd, room, int64(start))
+			if err != nil {
+				return fmt.Errorf("read: %w", err)
+			}
+			start += uint64(got)
+			more = got == len(room) && start < end
+			rest = rest[:len(rest)+got]
+			continue
 		}
-		if last {
-			return nil
+		n := cutPoint(rest)
+		if err := c.emit(ctx, f, rest[:n]); err != nil {
+			return err
 		}
+		rest = rest[n:]
 	}
+	return nil
 }
 
 func (c *cutter) emit(ctx context.Context, f *cutFile, data []byte) error {
@@ -237,29 +260,15 @@ func (c *cutter) sum(f *cutFile) (sum [sha256.Size]byte, ok bool) {
 	return sum, true
 }
 
-// region reads a run of a file by position.
-type region struct {
-	fd       int
-	off, end int64
-	err      error
-}
-
-func (r *region) Read(b []byte) (int, error) {
-	if r.off >= r.end {
-		return 0, io.EOF
+// preadFull is pread until b is full or the file ends.
+func preadFull(fd int, b []byte, off int64) (n int, err error) {
+	for n < len(b) {
+		got, err := pread(fd, b[n:], off+int64(n))
+		if err != nil || got == 0 {
+			return n, err
+		}
+		n += got
 	}
-	if int64(len(b)) > r.end-r.off {
-		b = b[:r.end-r.off]
-	}
-	n, err := pread(r.fd, b, r.off)
-	if err != nil {
-		r.err = err
-		return 0, err
-	}
-	if n == 0 {
-		return 0, io.EOF
-	}
-	r.off += int64(n)
 	return n, nil
 }
 

@@ -60,11 +60,7 @@ type hand struct {
 
 // run reads batches, and helps others with theirs, until finish.
 func (r *reader) run(ctx context.Context, jobs <-chan *batch) error {
-	c, err := newCutter(r.putter)
-	if err != nil {
-		return err
-	}
-	h := &hand{reader: r, cutter: c, link: make([]byte, flist.MaxTarget+1)}
+	h := &hand{reader: r, cutter: newCutter(r.putter), link: make([]byte, flist.MaxTarget+1)}
 	for {
 		var p part
 		select {
