@@ -73,7 +73,26 @@ func TestScenariosEndWell(t *testing.T) {
 				t.Errorf("nodes that have everything (-want +got):\n%s", diff)
 			}
 			checkResult(t, r)
+			if name == "partition-and-heal" {
+				checkGoesOn(t, r)
+			}
 		})
+	}
+}
+
+// checkGoesOn checks that fetches went on within 10 s after the network healed,
+// without being asked for again: by far more than it takes, and what is promised.
+func checkGoesOn(t *testing.T, r testnet.Result) {
+	t.Helper()
+	most := map[string]float64{"resumed-seconds": 10, "asked-again": 0}
+	for _, f := range r.Figures {
+		if bound, ok := most[f.Name]; ok && f.Value > bound {
+			t.Errorf("%s is %.3g", f.Name, f.Value)
+		}
+		delete(most, f.Name)
+	}
+	if len(most) > 0 {
+		t.Errorf("figures are missing: %v", most)
 	}
 }
 

@@ -21,7 +21,7 @@ func (j *job) searchAlone(now time.Time) {
 		if j.alone >= maxAlone {
 			return
 		}
-		if (j.sh.holders[i] > 0 || j.sh.heldAside(i)) && !stuck {
+		if (j.sh.holders[i] > 0 || j.sh.heldAside(i)) && (!stuck || j.alone >= maxAloneHeld) {
 			continue
 		}
 		j.pending.clear(i)

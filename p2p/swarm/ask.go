@@ -134,7 +134,7 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 // measure sizes the window by the throughput.
 func (jp *jobPeer) measure(n int, at time.Time) {
 	if jp.late { // it goes on: its window grows from the smallest
-		jp.late, jp.probed, jp.strikes = false, false, 0
+		jp.late, jp.probed, jp.strikes, jp.blocked = false, false, 0, time.Time{}
 		jp.since, jp.got = at, 0
 		return
 	}

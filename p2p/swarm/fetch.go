@@ -175,7 +175,7 @@ func (x *fetch) hedge(now time.Time, limit int) {
 func (x *fetch) lateAt(p peer.ID, a *ask, now time.Time) time.Time {
 	late := a.began.Add(hedgeDelay(a.class, x.s.peers.expected(p, a.class, now)))
 	if laneOf(a.class) == bulk {
-		late = latest(late, x.s.peers.silentAt(p, a.class, 0, now))
+		late = latest(late, x.s.peers.silentAt(p, a.class, firstPatience, 0, now))
 	}
 	return late
 }

@@ -31,6 +31,10 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 			if in := h.interests.of[msg.Root][p]; in != nil {
 				in.reads = true
 			}
+		case exchange.Have:
+			if in := h.interests.of[msg.Root][p]; in != nil {
+				holdToo(in.join, msg.Index)
+			}
 		case exchange.Leave:
 			h.interests.remove(p, msg.Root)
 		}
@@ -57,6 +61,16 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 			s.news(sh, p, m, msg)
 			s.pokeFlights(sh, msg.Index)
 			sh.poke()
+		}
+	}
+}
+
+// holdToo adds chunks to what a join said is held: it is kept until the flist
+// is shared here, and is not told again then.
+func holdToo(join exchange.Message, index []uint32) {
+	for _, i := range index {
+		if i < join.Chunks {
+			join.Have[i/8] |= 1 << (i % 8)
 		}
 	}
 }

@@ -24,6 +24,9 @@ const (
 	aloneAfter = 2 * time.Second // a chunk no member holds is searched for by itself
 	stuckAfter = 5 * time.Second // without any chunk, all are
 	maxAlone   = 32              // chunks searched for by themselves at a time
+	// maxAloneHeld is the same for chunks members hold, when nothing comes: all
+	// nodes of a site that was cut off would otherwise fetch the same ones.
+	maxAloneHeld = 2
 )
 
 // ErrNotShared says that an flist is not shared, so that it is not known which

@@ -15,7 +15,10 @@ const (
 // dropLate finds the peers that let us wait for too long and gives to others
 // what is in flight there.
 func (j *job) dropLate(now time.Time) {
-	any := false
+	any, first := false, firstPatience
+	if now.Sub(j.lastCame) < minPatience && j.lastCame.After(j.began) {
+		first = minPatience // others answer
+	}
 	for p, jp := range j.peers {
 		if jp.asks == 0 {
 			continue
@@ -24,7 +27,7 @@ func (j *job) dropLate(now time.Time) {
 		if m != nil && !m.near {
 			least = farPatience
 		}
-		if now.Before(j.s.peers.silentAt(p, j.class, least, now)) {
+		if now.Before(j.s.peers.silentAt(p, j.class, first, least, now)) {
 			any = any || jp.late
 			continue
 		}

@@ -158,7 +158,7 @@ func (r *peerRecord) cost(lane int, now time.Time) float64 {
 		took = other
 	}
 	took = max(took, r.silence(lane, now))
-	if other := numLanes - 1 - lane; r.silence(other, now) > r.patience(other) {
+	if other := numLanes - 1 - lane; r.silence(other, now) > r.patience(other, firstPatience) {
 		took = max(took, r.silence(other, now))
 	}
 	return float64(took) * r.forgotten(now) * float64(r.inflight[lane]+1) * (1 + 4*r.failRate + 4*r.missRate)

@@ -13,7 +13,8 @@ const (
 	// wait before it counts as silent.
 	patienceGaps = 3
 	minPatience  = 400 * time.Millisecond
-	// firstPatience is for a peer that has not answered yet.
+	// firstPatience is for a peer that has not answered yet, unless others answer
+	// meanwhile.
 	firstPatience = time.Second
 	// farPatience is the least for a peer at another site: uplinks lose packets,
 	// and carry the bytes of many.
@@ -34,22 +35,23 @@ func (r *peerRecord) silence(lane int, now time.Time) time.Duration {
 	return max(now.Sub(latest(r.sign[lane], r.waits[lane])), 0)
 }
 
-// patience is how long the peer may be silent.
-func (r *peerRecord) patience(lane int) time.Duration {
+// patience is how long the peer may be silent; first if it never answered.
+func (r *peerRecord) patience(lane int, first time.Duration) time.Duration {
 	if r.gap[lane] == 0 {
-		return firstPatience
+		return first
 	}
 	return max(patienceGaps*r.gap[lane], minPatience)
 }
 
 // silentAt returns when p will have been silent for too long if nothing comes,
 // by what is known now: no byte, or for several times as long no whole answer.
-// It is never earlier than least after the last sign.
-func (b *peerBook) silentAt(p peer.ID, class Class, least time.Duration, now time.Time) time.Time {
+// It is first after the request if p never answered, and never earlier than
+// least after the last sign.
+func (b *peerBook) silentAt(p peer.ID, class Class, first, least time.Duration, now time.Time) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, lane := b.record(p), laneOf(class)
-	patience := max(r.patience(lane), least)
+	patience := max(r.patience(lane, first), least)
 	sign := now.Add(-r.silence(lane, now))
 	at := sign.Add(patience)
 	if b.arrived != nil && !now.Before(at) {
