@@ -17,7 +17,7 @@ type Digests struct {
 // Digests gets the digests of im from src.
 func (im *Image) Digests(ctx context.Context, src chunk.Source) (*Digests, error) {
 	d := &Digests{im: im, rank: make([]uint32, im.NumInodes())}
-	t := []table{{Section: im.root.Sections[SectionDigests], name: SectionDigests, src: src}}
+	t := []table{im.root.table(src, SectionDigests)}
 	var err error
 	if t[0].first, err = t[0].get(ctx, 0); err != nil {
 		return nil, err

@@ -88,17 +88,26 @@ func LoadRoot(ctx context.Context, src chunk.Source, root cid.Cid) (*Root, error
 type table struct {
 	Section
 	name  string
-	src   chunk.Source
-	first []byte // its first chunk; nil if it is empty or was written
+	fetch func(ctx context.Context, id chunk.ID) ([]byte, error)
+	done  func(data []byte) // with what fetch gave
+	first []byte            // its first chunk; nil if it is empty or was written
 }
 
 // mountTables returns the tables Load needs, as in mountSections.
 func (r *Root) mountTables(src chunk.Source) []table {
 	tables := make([]table, len(mountSections))
 	for i, name := range mountSections {
-		tables[i] = table{Section: r.Sections[name], name: name, src: src}
+		tables[i] = r.table(src, name)
 	}
 	return tables
+}
+
+func (r *Root) table(src chunk.Source, name string) table {
+	t := table{Section: r.Sections[name], name: name, fetch: src.Get, done: func([]byte) {}}
+	if owner, ok := src.(chunk.Owner); ok { // or each load makes garbage of its size
+		t.fetch, t.done = owner.GetOwned, chunk.Recycle
+	}
+	return t
 }
 
 // get returns the i-th chunk, nil of an empty table.
@@ -106,7 +115,7 @@ func (t *table) get(ctx context.Context, i int) ([]byte, error) {
 	if t.Size == 0 {
 		return nil, nil
 	}
-	data, err := t.src.Get(ctx, t.Chunks[i].ID())
+	data, err := t.fetch(ctx, t.Chunks[i].ID())
 	if err != nil {
 		return nil, fmt.Errorf("%s table, chunk %s: %w", t.name, t.Chunks[i].ID(), err)
 	}
@@ -117,7 +126,7 @@ func (t *table) get(ctx context.Context, i int) ([]byte, error) {
 }
 
 // fetchTables writes the tables, whose first chunks are there, each chunk as
-// it comes. It calls write from several goroutines.
+// it comes. It calls write from several goroutines; write may not keep data.
 func fetchTables(ctx context.Context, tables []table, write func(table int, data []byte, off int64) error) error {
 	type place struct{ table, chunk int }
 	var places []place
@@ -138,6 +147,7 @@ func fetchTables(ctx context.Context, tables []table, write func(table int, data
 				return err
 			}
 		}
+		defer t.done(data)
 		return write(p.table, data, int64(p.chunk)*sectionChunk)
 	})
 }

@@ -267,3 +267,33 @@ func TestAFailedLoadLeavesNothing(t *testing.T) {
 		t.Errorf("%d mappings and %d files are left", maps, fds)
 	}
 }
+
+// owned is a source whose content belongs to who asks.
+type owned struct{ chunks }
+
+func (m owned) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
+	b, err := m.Get(ctx, id)
+	return append(chunk.NewBuffer(len(b))[:0], b...), err
+}
+
+// TestRecycledChunksAreNotKept overwrites the buffers Load has given back.
+func TestRecycledChunksAreNotKept(t *testing.T) {
+	c, m := manyNames(t)
+	want, err := Load(t.Context(), m, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(t.Context(), owned{m}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		b := chunk.NewBuffer(chunk.MaxSize)
+		for i := range b {
+			b[i] = 0xaa
+		}
+	}
+	if !bytes.Equal(want.mem.b, got.mem.b) {
+		t.Error("tables differ")
+	}
+}

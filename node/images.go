@@ -63,7 +63,7 @@ func (n *Node) load(ctx context.Context, name string) (*flist.Image, error) {
 
 // loadInto loads an flist into n.images.
 func (n *Node) loadInto(ctx context.Context, root cid.Cid) error {
-	tables := n.working(root).once()
+	tables := tableSource{n.working(root).once()}
 	if _, err := flist.LoadRoot(ctx, tables, root); err != nil {
 		return err // it names the flist
 	}
@@ -72,6 +72,24 @@ func (n *Node) loadInto(ctx context.Context, root cid.Cid) error {
 		return fmt.Errorf("load flist %s: %w", root, err)
 	}
 	return n.images.add(root, im)
+}
+
+// tableSource is the source of an flist's tables, whose chunks are needed once
+// and then recycled.
+type tableSource struct{ source }
+
+var _ chunk.Owner = tableSource{}
+
+// GetOwned implements chunk.Owner.
+func (s tableSource) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if data, err := s.n.store.GetOwned(ctx, id); err == nil {
+		return data, nil
+	}
+	shared, err := s.Get(ctx, id) // it knows what to do
+	if err != nil {
+		return nil, err
+	}
+	return append(chunk.NewBuffer(len(shared))[:0], shared...), nil
 }
 
 // loadFrom loads an flist with its tables in a file, so that they do not fill
