@@ -125,7 +125,13 @@ type source struct {
 var _ chunk.Source = source{}
 
 // Get implements chunk.Source.
-func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) { return s.n.get(ctx, id, s.w) }
+func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
+	data, err := s.n.get(ctx, id, s.w)
+	if err != nil && s.w.class == swarm.Waiting && s.n.handingOver.Load() {
+		<-ctx.Done() // no error may reach the reader: the next daemon answers it
+	}
+	return data, err
+}
 
 // once is s for content that is needed once.
 func (s source) once() source {

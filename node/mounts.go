@@ -45,6 +45,7 @@ type mounted struct {
 	gone      func()                    // called when Run has returned
 	detached  atomic.Bool               // no longer in the tree, but still in use
 	stop      context.CancelFunc        // takes it away
+	leave     context.CancelFunc        // ends what goes on beside it
 	ended     chan struct{}             // closed when Run has returned, err is set and the record is gone
 	err       error
 }
@@ -174,22 +175,23 @@ func mountError(err error) error {
 // away again.
 func (ms *mounts) start(ctx context.Context, m *mounted) error {
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the request
-	m.stop = stop
+	beside, leave := context.WithCancel(runCtx)
+	m.stop, m.leave = stop, leave
 	if err := ms.add(m); err != nil {
 		stop()
+		leave()
 		return err
 	}
 	go func() { // counted in ms.run by add
 		defer ms.run.Done()
 		defer stop()
-		beside, stopBeside := context.WithCancel(runCtx)
 		followed := make(chan struct{})
 		go func() {
 			defer close(followed)
 			m.follow(beside)
 		}()
 		m.err = m.Run(runCtx)
-		stopBeside()
+		leave()
 		<-followed
 		m.gone()
 		ms.remove(m)
@@ -242,20 +244,44 @@ func (ms *mounts) stopping() bool {
 	return ms.closed
 }
 
-// close takes all mounts away and returns when they are gone.
-func (ms *mounts) close() error {
+// close takes all mounts away and returns when they are gone. With handOver
+// those that have a keeper stay, and only what goes on beside them ends.
+func (ms *mounts) close(handOver bool) error {
 	ms.mu.Lock()
 	ms.closed = true
 	ms.mu.Unlock()
-	for _, m := range ms.list() {
+	var going []*mounted
+	all := ms.list()
+	for _, m := range all {
+		if handOver && m.kept() {
+			m.leave()
+			continue
+		}
 		m.stop()
+		going = append(going, m)
 	}
-	ms.run.Wait()
+	for _, m := range going {
+		<-m.ended
+	}
+	if len(going) == len(all) {
+		ms.run.Wait()
+	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	err := errors.Join(ms.failed...)
 	ms.failed = nil
 	return err
+}
+
+// kept reports whether somebody keeps m's connection, so that another process
+// can serve it on.
+func (m *mounted) kept() bool {
+	select {
+	case <-m.Ready():
+		return m.key != ""
+	default:
+		return false
+	}
 }
 
 // list returns the mounts in the order of their directories.

@@ -54,9 +54,10 @@ type Node struct {
 	mounts    *mounts
 	keeping   keeping
 
-	keepWarned atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
-	running    atomic.Bool
-	closed     atomic.Bool
+	keepWarned  atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
+	running     atomic.Bool
+	closed      atomic.Bool
+	handingOver atomic.Bool // mounts are left to the next daemon
 }
 
 var (
@@ -217,6 +218,12 @@ func (n *Node) openSwarm() error {
 	return nil
 }
 
+// HandOver makes the node leave its mounts to the next daemon of its data
+// directory when it stops, as far as somebody keeps their connections; what
+// they are asked meanwhile waits for that daemon. It is called before Run's
+// context ends, by a process that ends after Close.
+func (n *Node) HandOver() { n.handingOver.Store(true) }
+
 // Run lets the node work until ctx ends, or until a part of it fails. Before
 // it returns it has unmounted what is mounted, and everything but the store
 // has ended. It may be called once.
@@ -242,7 +249,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-gctx.Done():
 		}
-		err := n.mounts.close()
+		err := n.mounts.close(n.handingOver.Load())
 		stopNet()
 		return err
 	})
@@ -256,7 +263,7 @@ func (n *Node) Close() error {
 	if n.closed.Swap(true) {
 		return nil
 	}
-	errs := []error{n.mounts.close(), n.closeKeeper()}
+	errs := []error{n.mounts.close(n.handingOver.Load()), n.closeKeeper()}
 	if n.client != nil {
 		errs = append(errs, n.client.Close())
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/flistnode/flistnode/node/api"
@@ -99,12 +100,17 @@ func (n *Node) WaitPeers(ctx context.Context, count int) error {
 
 // Stop asks the daemon to end, as ctrl-C does, and waits for it; one that
 // hangs is killed, which is an error. Stopping twice is none.
-func (n *Node) Stop(ctx context.Context) error {
+func (n *Node) Stop(ctx context.Context) error { return n.end(ctx, syscall.SIGTERM) }
+
+// HandOver is Stop for a daemon whose mounts the next one takes over.
+func (n *Node) HandOver(ctx context.Context) error { return n.end(ctx, syscall.SIGUSR2) }
+
+func (n *Node) end(ctx context.Context, s syscall.Signal) error {
 	if n.Ended() {
 		n.closeClient()
 		return nil
 	}
-	if err := n.terminate(); err != nil {
+	if err := n.terminate(s); err != nil {
 		return fmt.Errorf("testnet: stop node %s: %w", n.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)

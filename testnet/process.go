@@ -73,9 +73,9 @@ func (p *process) Freeze() error { return p.signal(syscall.SIGSTOP) }
 // Thaw ends a Freeze.
 func (p *process) Thaw() error { return p.signal(syscall.SIGCONT) }
 
-// terminate asks the process to end, frozen or not.
-func (p *process) terminate() error {
-	return errors.Join(p.signal(syscall.SIGTERM), p.signal(syscall.SIGCONT))
+// terminate sends the process, frozen or not, a signal to end.
+func (p *process) terminate(s syscall.Signal) error {
+	return errors.Join(p.signal(s), p.signal(syscall.SIGCONT))
 }
 
 func (p *process) signal(s syscall.Signal) error {

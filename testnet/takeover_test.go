@@ -125,9 +125,9 @@ func needResend(t *testing.T) {
 	}
 }
 
-// TestKilledDaemonDoesNotBreakItsMounts kills a daemon under readers, twice,
-// and starts it again: they wait and see nothing else of it.
-func TestKilledDaemonDoesNotBreakItsMounts(t *testing.T) {
+// TestMountsOutliveTheirDaemon kills a daemon under readers, starts it again,
+// lets it hand over, and starts it again: they wait and see nothing else of it.
+func TestMountsOutliveTheirDaemon(t *testing.T) {
 	needFUSE(t)
 	needResend(t)
 	for _, rw := range []bool{false, true} {
@@ -149,9 +149,14 @@ func TestKilledDaemonDoesNotBreakItsMounts(t *testing.T) {
 			}
 			readers := startReading(target, files)
 			defer readers.end()
-			for range 2 {
+			for _, end := range []func() error{
+				func() error { a.Kill(); return nil },
+				func() error { return a.HandOver(t.Context()) },
+			} {
 				readers.waitMore(t)
-				a.Kill()
+				if err := end(); err != nil {
+					t.Fatal(err)
+				}
 				if a, err = n.Start(t.Context(), a.Name); err != nil {
 					t.Fatal(err)
 				}

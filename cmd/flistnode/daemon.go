@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -26,9 +29,11 @@ may use.
 It listens on --listen, begins with --peer and the peers it knew when it last
 ran, and finds others on the LAN. On SIGTERM or ctrl-C it unmounts what it
 mounted and ends with exit code 0; the next start brings those mounts back, until
-"flistnode umount". Under systemd (Type=notify) it tells when it
-is ready.`,
+"flistnode umount". On SIGUSR2 it ends too, but leaves its mounts to the next
+daemon: who uses them waits for that one, up to two minutes, and sees no error.
+So a daemon is upgraded. Under systemd (Type=notify) it tells when it is ready.`,
 		Example: `  flistnode daemon
+  kill -USR2 $PID; flistnode daemon    # a newer daemon takes over from $PID
   flistnode daemon --data /srv/flistnode --listen /ip4/0.0.0.0/tcp/4101 --site attic
   flistnode daemon --peer /ip4/192.0.2.7/tcp/4101/p2p/12D3KooW... --swarm-key swarm.key`,
 		Args: wantArgs(0, 0),
@@ -45,6 +50,8 @@ func (a *app) daemon(ctx context.Context) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	ctx, stop := untilHandOver(ctx)
+	defer stop()
 	cfg := a.settings.node
 	// By way of /proc, since the file may have been replaced by a newer one.
 	cfg.KeepMounts, cfg.HoldCommand = true, []string{"/proc/self/exe", holdCommand}
@@ -56,13 +63,39 @@ func (a *app) daemon(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return api.Serve(ctx, l, api.Handler(n), a.log) })
 		g.Go(func() error { return a.announceReady(ctx, n) })
-		return g.Wait()
+		err = g.Wait()
+		if errors.Is(context.Cause(ctx), errHandOver) {
+			n.HandOver()
+		}
+		return err
 	})
-	if interrupted(ctx) && wasCanceled(err) {
+	told := interrupted(ctx) && wasCanceled(err)
+	if told || errors.Is(context.Cause(ctx), errHandOver) && (wasCanceled(err) || errors.Is(err, errHandOver)) {
 		a.log.Info("daemon stopped", "why", context.Cause(ctx))
 		return nil
 	}
 	return err
+}
+
+var errHandOver = errors.New("SIGUSR2: mounts are left to the next daemon")
+
+// untilHandOver returns a context that SIGUSR2 cancels, with errHandOver as
+// its cause. The returned function stops the watching.
+func untilHandOver(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR2)
+	go func() {
+		select {
+		case <-signals:
+			cancel(errHandOver)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
 }
 
 // announceReady tells the log and systemd that the daemon answers.

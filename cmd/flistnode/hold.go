@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +25,7 @@ when no daemon has come for two minutes.`,
 		Example: `  flistnode hold 3<SOCKET`,
 		Args:    wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error {
+			signal.Ignore(syscall.SIGUSR2) // it is meant for the daemon
 			return hold.Serve(os.NewFile(3, "socket"), hold.Patience)
 		},
 	}
