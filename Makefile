@@ -43,7 +43,7 @@ fuzz: ## fuzz everything that reads bytes from disk or network, FUZZTIME each
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),30s) $$p || exit 1; done || exit 1; done
 
 suites: ## public test suites on mounts of a usual directory: posixtest, stress-ng, fio (DIR=... to choose it)
-	SUITES_DIR=$(DIR) $(GO) test -tags suites -count=1 -v -timeout 20m -run '^TestSuite' ./testnet
+	SUITES_DIR=$(abspath $(DIR)) $(GO) test -tags suites -count=1 -v -timeout 20m -run '^TestSuite' ./testnet
 
 vm: build ## a root file system booted over virtiofs to a shell prompt, in software emulation (ROOT=... to choose it)
 	testnet/vm.sh $(BIN) $(ROOT)

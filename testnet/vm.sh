@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Boots a root file system over virtiofs to a shell prompt, in software emulation:
+# Boots a root file system over virtiofs to a shell prompt, twice, in software
+# emulation:
 #
 #   testnet/vm.sh FLISTNODE [ROOT]
 #
@@ -95,11 +96,11 @@ sleep 0.2 # the socket is tried once before it is served
 echo "vm: booting $cid"
 mkfifo keys
 start=$(date +%s%N) SECONDS=0
-qemu-system-x86_64 -accel tcg -m 512 -no-reboot -display none -monitor none -serial stdio -nic none \
+qemu-system-x86_64 -accel tcg -m 512 -display none -monitor none -serial stdio -nic none \
   -object memory-backend-memfd,id=mem,size=512M,share=on -numa node,memdev=mem \
   -chardev socket,id=fs,path="$work/fs.sock" -device vhost-user-fs-pci,chardev=fs,tag=image \
   -kernel "$(unpacked 'vmlinuz-*')" -initrd first.gz -append "console=ttyS0 quiet panic=-1" \
-  < keys > console 2>&1 &
+  < keys >> console 2>&1 &
 machine=$!
 running+=("$machine")
 exec 3> keys
@@ -115,10 +116,20 @@ echo "vm: shell prompt after $(since) s"
 echo 'sh /run/check /; echo checked-$((6 * 7))' >&3
 await 'checked-42'
 echo "vm: listed and read after $(since) s"
-kill -KILL "$machine"
-wait "$machine" 2>/dev/null || true
-
 tr -d '\r' < console | grep -E '^(ls|os-release|content|names): ' > got
+
+# Stop the device and start it again, then end the machine in order.
+: > console
+echo exit >&3 # of the first process: the kernel panics, and boots again
+await 'flistnode-vm# '
+echo "vm: shell prompt of the second boot after $(since) s"
+kill "$machine"
+for _ in $(seq 200); do kill -0 "$machine" 2>/dev/null || break; sleep 0.1; done
+if kill -0 "$machine" 2>/dev/null; then
+  echo "vm: the machine does not end in order" >&2
+  exit 1
+fi
+
 sh first/check "$root" > want
 grep -E '^(os-release: PRETTY|content|names)' got
 if ! diff want got; then
