@@ -213,7 +213,7 @@ func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error
 			return wrapDial(p, err)
 		}
 	}
-	st := t.st
+	st := t.st // which is no longer t.st when ctx ends after a failure
 	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
 	for _, m := range messages {
