@@ -9,7 +9,7 @@ SUM_VER   := v1.13.0
 VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS   := -X main.version=$(VERSION)
 
-.PHONY: help build demo test test-fast lint fuzz bench man completions clean
+.PHONY: help build demo test test-fast lint fuzz suites vm bench man completions clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +41,12 @@ fuzz: ## fuzz everything that reads bytes from disk or network, FUZZTIME each
 	$(GO) list ./... | while read -r p; do \
 	  $(GO) test -list '^Fuzz' $$p | grep '^Fuzz' | while read -r f; do \
 	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),30s) $$p || exit 1; done || exit 1; done
+
+suites: ## public test suites on mounts of a usual directory: posixtest, stress-ng, fio (DIR=... to choose it)
+	SUITES_DIR=$(abspath $(DIR)) $(GO) test -tags suites -count=1 -v -timeout 20m -run '^TestSuite' ./testnet
+
+vm: build ## a root file system booted over virtiofs to a shell prompt, in software emulation (ROOT=... to choose it)
+	testnet/vm.sh $(BIN) $(ROOT)
 
 bench: build ## the benchmarks as tables: figure, what it is compared with, ratio (ROOT=... for a root file system)
 	mkdir -p bench/out

@@ -60,16 +60,31 @@ func (t *Table) Print(w io.Writer) error {
 	fmt.Fprintln(tw, "  what\tfigure\tcompared with\tfigure\tratio")
 	for _, r := range t.Rows {
 		if r.Against == "" {
-			fmt.Fprintf(tw, "  %s\t%.4g %s\t\t\t\n", r.Name, r.Value, r.Unit)
+			fmt.Fprintf(tw, "  %s\t%s %s\t\t\t\n", r.Name, figure(r.Value), r.Unit)
 			continue
 		}
-		fmt.Fprintf(tw, "  %s\t%.4g %s\t%s\t%.4g %s\t%.3g\n", r.Name, r.Value, r.Unit, r.Against, r.Other, r.Unit, r.Ratio)
+		fmt.Fprintf(tw, "  %s\t%s %s\t%s\t%s %s\t%s\n", r.Name, figure(r.Value), r.Unit, r.Against, figure(r.Other), r.Unit, ratio(r.Ratio))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(w)
 	return err
+}
+
+// figure writes a number with four digits, or all of its whole ones.
+func figure(v float64) string {
+	if v >= 1e4 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.4g", v)
+}
+
+func ratio(v float64) string {
+	if v >= 1e3 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
 }
 
 // WriteJSON writes tables as one JSON document.
@@ -125,12 +140,16 @@ func command(ctx context.Context, name string, args ...string) (run, error) {
 // watchMemory samples the anonymous memory of a process until the returned
 // function is called, which gives the peak in MB. Mapped files are left out:
 // the kernel takes them back when it needs the room.
-func watchMemory(pid int) func() float64 {
+func watchMemory(pid int) func() float64 { return watch(pid, anonMemory) }
+
+// watch samples a figure of a process until the returned function is called,
+// which gives the peak.
+func watch(pid int, figure func(pid int) float64) func() float64 {
 	stop, result := make(chan struct{}), make(chan float64)
 	go func() {
 		peak := 0.0
 		for {
-			peak = max(peak, anonMemory(pid))
+			peak = max(peak, figure(pid))
 			select {
 			case <-stop:
 				result <- peak
@@ -145,13 +164,22 @@ func watchMemory(pid int) func() float64 {
 	}
 }
 
-// anonMemory returns RssAnon of a process in MB, 0 if it has ended.
-func anonMemory(pid int) float64 {
+// anonMemory returns the memory of a process that nothing but swap could take
+// over, in MB, 0 if it has ended: what is on its heaps and stacks, and what it
+// has in files of a tmpfs.
+func anonMemory(pid int) float64 { return resident(pid, "RssAnon:") + resident(pid, "RssShmem:") }
+
+// fileMemory returns the memory of a process that is pages of files, in MB, 0
+// if it has ended: its program and what it has mapped.
+func fileMemory(pid int) float64 { return resident(pid, "RssFile:") }
+
+// resident returns a field of proc_pid_status(5) in MB.
+func resident(pid int, field string) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
-	_, after, _ := strings.Cut(string(status), "RssAnon:")
+	_, after, _ := strings.Cut(string(status), field)
 	fields := strings.Fields(after)
 	if len(fields) == 0 {
 		return 0

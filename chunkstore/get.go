@@ -32,6 +32,25 @@ func (s *Store) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 	return data, nil
 }
 
+// GetOwned is Get into a buffer of chunk.NewBuffer, to be given to
+// chunk.Recycle.
+func (s *Store) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
+	var data, buf []byte
+	err := s.read(ctx, id, func(p chunk.Packed) (err error) {
+		buf = chunk.NewBuffer(p.Size)
+		if p.Codec == chunk.Plain {
+			p.Bytes = append(buf[:0], p.Bytes...) // before it is verified, as in Get
+		}
+		data, err = p.OpenInto(buf)
+		return err
+	})
+	if err != nil {
+		chunk.Recycle(buf)
+		return nil, err
+	}
+	return data, nil
+}
+
 // GetPacked is Get for a chunk in the form in which it was put, to be handed
 // on to a peer, who verifies it himself. Its hash is checked the first time it
 // is read since the store was opened, and its checksum each time. Bytes is the

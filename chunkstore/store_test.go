@@ -421,3 +421,22 @@ func TestPackedSizeIsThatOfTheEncodedBytes(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnedContentIsNobodyElses changes what GetOwned gave and reads again.
+func TestOwnedContentIsNobodyElses(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	for name, data := range map[string][]byte{"plain": randomBytes(7, 100_000), "compressed": textBytes(chunk.MaxSize), "empty": {}} {
+		p := putT(t, s, data)
+		for range 3 {
+			got, err := s.GetOwned(t.Context(), p.ID)
+			if err != nil || !bytes.Equal(got, data) {
+				t.Fatalf("%s: %d bytes, %v; want %d", name, len(got), err, len(data))
+			}
+			clear(got)
+			chunk.Recycle(got)
+		}
+	}
+	if _, err := s.GetOwned(t.Context(), chunk.Sum([]byte("nowhere"))); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("a chunk that is not held: %v", err)
+	}
+}

@@ -81,17 +81,28 @@ func BenchmarkLoadMillion(b *testing.B) {
 	runtime.GC() // pooled coders of the Builder go at the second
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	var im *flist.Image
-	for b.Loop() {
-		var err error
-		if im, err = flist.Load(b.Context(), m, c); err != nil {
-			b.Fatal(err)
-		}
+	for name, load := range map[string]func() (*flist.Image, error){
+		"heap":   func() (*flist.Image, error) { return flist.Load(b.Context(), m, c) },
+		"mapped": func() (*flist.Image, error) { return flist.LoadMapped(b.Context(), m, c, b.TempDir()) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			var im *flist.Image
+			for b.Loop() {
+				if im != nil {
+					im.Close()
+				}
+				var err error
+				if im, err = load(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			runtime.GC()
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/1e6, "MB-kept")
+			im.Close()
+		})
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1e6, "MB-kept")
-	runtime.KeepAlive(im)
 }
 
 func BenchmarkLookup(b *testing.B) {

@@ -374,8 +374,12 @@ func badName(name []byte) string {
 		return fmt.Sprintf("is empty or longer than %d bytes", MaxName)
 	case bytes.IndexByte(name, 0) >= 0:
 		return "contains a NUL"
+	case bytes.IndexByte(name, '/') >= 0:
+		return "contains a slash"
+	case isDots(name):
+		return "means a directory itself"
 	}
-	return badEntryName(name)
+	return ""
 }
 
 // typeLog remembers one bit an inode: whether it is a directory.

@@ -14,10 +14,22 @@ type (
 	u64s []byte
 )
 
-func (c u32s) at(i int) uint32     { return binary.LittleEndian.Uint32(c[i*4:]) }
-func (c u32s) set(i int, v uint32) { binary.LittleEndian.PutUint32(c[i*4:], v) }
-func (c u64s) at(i int) uint64     { return binary.LittleEndian.Uint64(c[i*8:]) }
-func (c u64s) set(i int, v uint64) { binary.LittleEndian.PutUint64(c[i*8:], v) }
+func (c u32s) at(i int) uint32 { return binary.LittleEndian.Uint32(c[i*4:]) }
+func (c u32s) len() int        { return len(c) / 4 }
+func (c u64s) at(i int) uint64 { return binary.LittleEndian.Uint64(c[i*8:]) }
+func (c u64s) len() int        { return len(c) / 8 }
+
+// spans is a column of spans.
+type spans []byte
+
+// span is a run of records of another table.
+type span struct{ first, n uint32 }
+
+func (c spans) at(i int) span {
+	b := c[i*8:]
+	return span{binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])}
+}
+func (c spans) len() int { return len(c) / 8 }
 
 // column collects a column while an flist is built: in memory up to
 // columnMemory bytes, beyond that in an unlinked temporary file.

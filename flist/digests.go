@@ -3,8 +3,6 @@ package flist
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
@@ -19,13 +17,16 @@ type Digests struct {
 // Digests gets the digests of im from src.
 func (im *Image) Digests(ctx context.Context, src chunk.Source) (*Digests, error) {
 	d := &Digests{im: im, rank: make([]uint32, im.NumInodes())}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	err := fetchSection(gctx, g, src, SectionDigests, im.root.Sections[SectionDigests], &d.sums)
-	if werr := g.Wait(); err == nil {
-		err = werr
+	t := []table{im.root.table(src, SectionDigests)}
+	var err error
+	if t[0].first, err = t[0].get(ctx, 0); err != nil {
+		return nil, err
 	}
-	if err != nil {
+	d.sums = make([]byte, t[0].Size) // now that something of it is there
+	if err := fetchTables(ctx, t, func(_ int, data []byte, off int64) error {
+		copy(d.sums[off:], data)
+		return nil
+	}); err != nil {
 		return nil, err
 	}
 	n := uint32(0)

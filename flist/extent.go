@@ -118,20 +118,22 @@ func continues(last, e Extent) bool {
 
 // checkExtents turns start codes into positions in the data and lengths into
 // ends in the file.
-func (im *Image) checkExtents() error {
+func (im *Image) checkExtents(l *layout) error {
 	c := &im.root.Counts
 	size := [2]uint64{}
 	if c.Packs > 0 {
-		size[Packed] = im.chunkEnd[c.Packs-1]
+		size[Packed] = im.chunkEnd.at(int(c.Packs - 1))
 	}
 	size[Cut] = im.root.Stored - size[Packed]
 	base := [2]uint64{0, size[Packed]}
 	laid := [2]uint64{}
 	total := uint64(0)
-	for i, s := range im.span {
+	starts, ends := im.mem.fill(l.extentStart(c)), im.mem.fill(l.extentEnd(c))
+	for i := range im.span.len() {
 		if im.Mode(Inode(i))&ModeType != ModeRegular {
 			continue
 		}
+		s := im.span.at(i)
 		end := uint64(0)
 		var last Extent
 		for x := int(s.first); x < int(s.first+s.n); x++ {
@@ -150,8 +152,8 @@ func (im *Image) checkExtents() error {
 			if e.Kind != Hole {
 				start = base[e.Stream] + e.Start
 			}
-			im.extentStart.set(x, start)
-			im.extentEnd.set(x, end)
+			starts.u64(start)
+			ends.u64(end)
 		}
 		if total += end; total > math.MaxInt64 {
 			return malformed(SectionExtents, "files of more than 2^63-1 bytes")
@@ -163,7 +165,7 @@ func (im *Image) checkExtents() error {
 	if total != im.root.Bytes {
 		return malformed(SectionExtents, "files have %d bytes, root block says %d", total, im.root.Bytes)
 	}
-	return nil
+	return errors.Join(starts.flush(), ends.flush())
 }
 
 // decodeExtent reads one extent; laid is the bytes of each stream laid down

@@ -120,7 +120,7 @@ func rebuild(im *Image) (cid.Cid, error) {
 	}
 	base := [2]uint64{0, 0}
 	if p := im.root.Counts.Packs; p > 0 {
-		base[Cut] = im.chunkEnd[p-1]
+		base[Cut] = im.chunkEnd.at(int(p - 1))
 	}
 	laid := base
 	extents := func(ino Inode) (list []Extent) {
@@ -128,7 +128,7 @@ func rebuild(im *Image) (cid.Cid, error) {
 			return nil
 		}
 		begin := uint64(0)
-		for x := im.span[ino].first; x < im.span[ino].first+im.span[ino].n; x++ {
+		for x := im.span.at(int(ino)).first; x < im.span.at(int(ino)).first+im.span.at(int(ino)).n; x++ {
 			e := Extent{Kind: Hole, Length: im.extentEnd.at(int(x)) - begin}
 			begin += e.Length
 			if start := im.extentStart.at(int(x)); start != holeStart {

@@ -18,38 +18,68 @@ import (
 // be used concurrently. Inodes and indexes given to its methods must come
 // from the same Image; then no method can fail and, unless said, none
 // allocates.
+//
+// An Image is a reference to its tables, which may be mapped memory. Whoever
+// has it calls Close once nobody uses it, or a slice it gave, any more; Share
+// gives a reference to somebody else. A closed Image has no tables, so a
+// look-up in it panics and cannot reach what is no longer mapped.
 type Image struct {
 	cid  cid.Cid
 	root *Root
+	tables
+	mem *memory // nil once closed
+}
 
+// tables are the columns of an Image.
+type tables struct {
 	// one record an inode
 	attr                 u32s
 	mtimeSec, btimeSec   u64s
 	mtimeNsec, btimeNsec u32s
-	span                 []span   // the inode's entries, extents, or target bytes
-	nlink                []uint32 // names; directories: 2 + subdirectories
+	span                 spans // the inode's entries, extents, or target bytes
+	nlink                u32s  // names; directories: 2 + subdirectories
 
-	attrs  []byte    // attrSize bytes a record
-	xattrs xattrSets //
+	attrs  []byte // attrSize bytes a record
+	xattrs xattrSets
 
-	dirs    []Inode  // all directories, ascending
-	link    u32s     // entry -> inode
-	again   []uint32 // the entries that are further names of an inode
-	nameEnd []uint32 // entry -> end of its name in names, the NUL not counted
+	dirs    u32s // all directories, ascending
+	link    u32s // entry -> inode
+	again   u32s // the entries that are further names of an inode
+	nameEnd u32s // entry -> end of its name in names, the NUL not counted
 	names   []byte
 
-	extentStart u64s     // extent -> position in the data, or holeStart
-	extentEnd   u64s     // extent -> end in the file
-	chunkEnd    []uint64 // chunk -> end in the data: both streams in a row
-	chunkID     []byte   // 32 bytes a chunk
+	extentStart u64s   // extent -> position in the data, or holeStart
+	extentEnd   u64s   // extent -> end in the file
+	chunkEnd    u64s   // chunk -> end in the data: both streams in a row
+	chunkID     []byte // 32 bytes a chunk
 	targets     []byte
 }
 
-// span is a run of records of another table.
-type span struct{ first, n uint32 }
-
 // holeStart is the position of bytes that are nowhere.
 const holeStart = codeHole
+
+// Share returns another reference to the same tables, which has its own Close.
+// It must not be called during or after Close.
+func (im *Image) Share() *Image {
+	if im.mem == nil {
+		panic("flist: a closed image is shared")
+	}
+	im.mem.refs.Add(1)
+	shared := *im
+	return &shared
+}
+
+// Close gives the reference back; the last one frees the tables. It must not
+// be called while im is used. A second Close does nothing. CID and Root stay
+// valid.
+func (im *Image) Close() {
+	mem := im.mem
+	if mem == nil {
+		return
+	}
+	im.mem, im.tables = nil, tables{}
+	mem.release()
+}
 
 // CID returns the name of the image.
 func (im *Image) CID() cid.Cid { return im.cid }
@@ -58,7 +88,7 @@ func (im *Image) CID() cid.Cid { return im.cid }
 func (im *Image) Root() *Root { return im.root }
 
 // NumInodes returns the number of inodes; they are 0 to NumInodes-1.
-func (im *Image) NumInodes() int { return len(im.span) }
+func (im *Image) NumInodes() int { return im.span.len() }
 
 // record returns the attribute record of ino.
 func (im *Image) record(ino Inode) u32s {
@@ -74,7 +104,7 @@ func (im *Image) Attr(ino Inode) Attr {
 	i, r := int(ino), im.record(ino)
 	a := Attr{
 		Mode: r.at(0), UID: r.at(1), GID: r.at(2), Rdev: unix.Mkdev(r.at(3), r.at(4)),
-		Nlink: im.nlink[i],
+		Nlink: im.nlink.at(i),
 		Mtime: Time{Sec: int64(im.mtimeSec.at(i)), Nsec: im.mtimeNsec.at(i)},
 	}
 	if ns := im.btimeNsec.at(i); ns != noBtime {
@@ -84,13 +114,13 @@ func (im *Image) Attr(ino Inode) Attr {
 	case ModeRegular:
 		a.Size = im.fileSize(i)
 	case ModeSymlink:
-		a.Size = uint64(im.span[i].n)
+		a.Size = uint64(im.span.at(i).n)
 	}
 	return a
 }
 
 func (im *Image) fileSize(i int) uint64 {
-	if s := im.span[i]; s.n > 0 {
+	if s := im.span.at(i); s.n > 0 {
 		return im.extentEnd.at(int(s.first + s.n - 1))
 	}
 	return 0
@@ -102,7 +132,7 @@ func (im *Image) Entries(dir Inode) (first, end int) {
 	if im.Mode(dir)&ModeType != ModeDir {
 		return 0, 0
 	}
-	s := im.span[dir]
+	s := im.span.at(int(dir))
 	return int(s.first), int(s.first + s.n)
 }
 
@@ -114,9 +144,9 @@ func (im *Image) Entry(i int) (name []byte, ino Inode) {
 func (im *Image) entryName(i int) []byte {
 	first := uint32(0)
 	if i > 0 {
-		first = im.nameEnd[i-1] + 1
+		first = im.nameEnd.at(i-1) + 1
 	}
-	end := im.nameEnd[i]
+	end := im.nameEnd.at(i)
 	return im.names[first:end:end]
 }
 
@@ -162,7 +192,7 @@ func (im *Image) Resolve(path []byte) (Inode, error) {
 // New inodes are numbered in the order of their entries, so ino's is entry
 // ino-1, moved by the hard links that stand before it.
 func (im *Image) firstEntry(ino Inode) int {
-	before := sort.Search(len(im.again), func(k int) bool { return int(im.again[k])-k > int(ino)-1 })
+	before := sort.Search(im.again.len(), func(k int) bool { return int(im.again.at(k))-k > int(ino)-1 })
 	return int(ino) - 1 + before
 }
 
@@ -177,11 +207,11 @@ func (im *Image) Parent(ino Inode) Inode {
 
 // entryDir returns the directory that entry e stands in.
 func (im *Image) entryDir(e int) Inode {
-	k := sort.Search(len(im.dirs), func(k int) bool {
-		s := im.span[im.dirs[k]]
+	k := sort.Search(im.dirs.len(), func(k int) bool {
+		s := im.span.at(int(im.dirs.at(k)))
 		return int(s.first+s.n) > e
 	})
-	return im.dirs[k]
+	return Inode(im.dirs.at(k))
 }
 
 // Path returns the first path of ino, "/" for the root. It allocates.
@@ -210,7 +240,7 @@ func (im *Image) Target(ino Inode) []byte {
 	if im.Mode(ino)&ModeType != ModeSymlink {
 		return nil
 	}
-	s := im.span[ino]
+	s := im.span.at(int(ino))
 	return im.targets[s.first : s.first+s.n : s.first+s.n]
 }
 
@@ -229,7 +259,7 @@ func (im *Image) PieceAt(ino Inode, off uint64) (Piece, bool) {
 	if im.Mode(ino)&ModeType != ModeRegular {
 		return Piece{}, false
 	}
-	s := im.span[ino]
+	s := im.span.at(int(ino))
 	lo, hi := int(s.first), int(s.first+s.n)
 	for lo < hi { // the first extent that ends after off
 		mid := int(uint(lo+hi) >> 1)
@@ -254,17 +284,17 @@ func (im *Image) PieceAt(ino Inode, off uint64) (Piece, bool) {
 	}
 	pos := start + (off - begin)
 	p.Chunk = im.chunkAt(pos)
-	p.Length = min(p.Length, im.chunkEnd[p.Chunk]-pos)
+	p.Length = min(p.Length, im.chunkEnd.at(int(p.Chunk))-pos)
 	p.ChunkOffset = uint32(pos - im.chunkBegin(p.Chunk))
 	return p, true
 }
 
 // chunkAt returns the chunk that holds position pos of the data.
 func (im *Image) chunkAt(pos uint64) uint32 {
-	lo, hi := 0, len(im.chunkEnd)
+	lo, hi := 0, im.chunkEnd.len()
 	for lo < hi {
 		mid := int(uint(lo+hi) >> 1)
-		if im.chunkEnd[mid] <= pos {
+		if im.chunkEnd.at(mid) <= pos {
 			lo = mid + 1
 		} else {
 			hi = mid
@@ -277,17 +307,17 @@ func (im *Image) chunkBegin(i uint32) uint64 {
 	if i == 0 {
 		return 0
 	}
-	return im.chunkEnd[i-1]
+	return im.chunkEnd.at(int(i - 1))
 }
 
 // NumChunks returns the number of data chunks; they are 0 to NumChunks-1,
 // packs first, in the order in which the tree uses them.
-func (im *Image) NumChunks() int { return len(im.chunkEnd) }
+func (im *Image) NumChunks() int { return im.chunkEnd.len() }
 
 // Chunk returns the name and plain size in bytes of a data chunk. The same
 // chunk can stand in the table twice.
 func (im *Image) Chunk(i uint32) (id chunk.ID, size int) {
-	return chunk.ID(im.chunkID[int(i)*32:]), int(im.chunkEnd[i] - im.chunkBegin(i))
+	return chunk.ID(im.chunkID[int(i)*32:]), int(im.chunkEnd.at(int(i)) - im.chunkBegin(i))
 }
 
 // MetadataChunks lists the chunks of the image that are no data, the root

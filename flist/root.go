@@ -60,13 +60,17 @@ const (
 	SectionDigests  = "digests"
 )
 
+const mountTables = 8
+
 // mountSections are the tables Load needs, in the order in which .flist files
 // carry them. The digests come after and apart.
-var mountSections = []string{SectionInodes, SectionEntries, SectionNames, SectionExtents, SectionChunks,
+var mountSections = [mountTables]string{SectionInodes, SectionEntries, SectionNames, SectionExtents, SectionChunks,
 	SectionSymlinks, SectionAttrs, SectionXattrs}
 
 // SectionNamesInOrder lists all tables in their canonical order.
-func SectionNamesInOrder() []string { return append(slices.Clone(mountSections), SectionDigests) }
+func SectionNamesInOrder() []string {
+	return append(mountSections[:len(mountSections):len(mountSections)], SectionDigests)
+}
 
 // Link is a chunk ID as dag-cbor writes links: tag 42 around the binary CID.
 type Link chunk.ID
@@ -181,7 +185,7 @@ func (r *Root) check() error {
 	for name, s := range r.Sections {
 		want, fixed := c.sectionSize(name)
 		switch {
-		case !slices.Contains(mountSections, name) && name != SectionDigests:
+		case !slices.Contains(mountSections[:], name) && name != SectionDigests:
 			return malformed(rootBlock, "unknown section %q", name)
 		case s.Size > MaxTableBytes || total+s.Size > MaxTableBytes:
 			return malformed(rootBlock, "tables of more than %d bytes", MaxTableBytes)

@@ -8,7 +8,7 @@ func (im *Image) DataBytes(ino Inode) uint64 {
 		return 0
 	}
 	var data, begin uint64
-	s := im.span[ino]
+	s := im.span.at(int(ino))
 	for i := int(s.first); i < int(s.first+s.n); i++ {
 		end := im.extentEnd.at(i)
 		if im.extentStart.at(i) != holeStart {
@@ -26,7 +26,7 @@ func (im *Image) Run(ino Inode, off uint64) (end uint64, hole, ok bool) {
 	if im.Mode(ino)&ModeType != ModeRegular {
 		return 0, false, false
 	}
-	s := im.span[ino]
+	s := im.span.at(int(ino))
 	i := int(s.first) + sort.Search(int(s.n), func(i int) bool { return im.extentEnd.at(int(s.first)+i) > off })
 	for last := int(s.first + s.n); i < last; i++ {
 		h := im.extentStart.at(i) == holeStart

@@ -75,14 +75,12 @@ func parseXattrs(b []byte, c *Counts) (xattrSets, error) {
 	if int(t.first[sets]) != pairs {
 		return t, malformed(SectionXattrs, "sets have %d pairs, root block says %d", t.first[sets], pairs)
 	}
-	var err error
-	if t.nameEnd, err = textEnds(SectionXattrs, text, pairs, MaxXattrName); err != nil {
+	t.nameEnd = make([]uint32, 0, pairs)
+	next, err := textEnds(SectionXattrs, text, pairs, MaxXattrName, func(end uint32) { t.nameEnd = append(t.nameEnd, end) })
+	if err != nil {
 		return t, err
 	}
-	if pairs > 0 {
-		t.names = text[:t.nameEnd[pairs-1]+1]
-	}
-	t.values = text[len(t.names):]
+	t.names, t.values = text[:next], text[next:]
 	t.valueEnd = make([]uint32, pairs)
 	end := uint64(0)
 	for i := range pairs {
@@ -120,17 +118,15 @@ func (t *xattrSets) checkSets() error {
 }
 
 // textEnds finds the ends of n strings, each of 1 to longest bytes and ended
-// by a NUL. What follows the last NUL is not looked at.
-func textEnds(section string, text []byte, n, longest int) ([]uint32, error) {
-	ends := make([]uint32, n)
-	pos := 0
-	for i := range ends {
-		l := bytes.IndexByte(text[pos:], 0)
+// by a NUL, calls found with each, and returns where the last NUL is behind.
+func textEnds(section string, text []byte, n, longest int, found func(end uint32)) (next int, err error) {
+	for i := range n {
+		l := bytes.IndexByte(text[next:], 0)
 		if l <= 0 || l > longest {
-			return nil, malformed(section, "string %d is empty, not ended, or longer than %d bytes", i, longest)
+			return 0, malformed(section, "string %d is empty, not ended, or longer than %d bytes", i, longest)
 		}
-		ends[i] = uint32(pos + l)
-		pos += l + 1
+		found(uint32(next + l))
+		next += l + 1
 	}
-	return ends, nil
+	return next, nil
 }

@@ -15,7 +15,9 @@ import (
 const (
 	statusNoInode  = fuse.Status(unix.ESTALE)  // the kernel names an inode the image does not have
 	statusNoDir    = fuse.Status(unix.ENOTDIR) // a name was looked up in something else
+	statusLongName = fuse.Status(unix.ENAMETOOLONG)
 	statusNoXattr  = fuse.Status(unix.ENODATA) // the inode has no such xattr
+	statusNoSpace  = fuse.Status(unix.ENOTSUP) // nor has any: Linux knows no xattrs that begin so
 	statusNoRoom   = fuse.Status(unix.ERANGE)  // the buffer is too small; its size is told
 	statusReadOnly = fuse.Status(unix.EROFS)   // whatever would change the image
 	statusNoData   = fuse.Status(unix.ENXIO)   // lseek behind the last data or the end

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"runtime/debug"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -16,6 +17,7 @@ import (
 type fileSystem struct {
 	fuse.RawFileSystem // for the requests of other systems and of notifications
 	*Mount
+	im     *flist.Image    // its own reference: requests may come when Run has returned
 	reads  context.Context // ends all waiting reads; FUSE hands in no context
 	stalls stalls
 
@@ -25,7 +27,7 @@ type fileSystem struct {
 var _ fuse.RawFileSystem = (*fileSystem)(nil)
 
 func newFileSystem(reads context.Context, m *Mount) *fileSystem {
-	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), Mount: m, reads: reads}
+	return &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), Mount: m, im: m.im.Share(), reads: reads}
 }
 
 // String is what go-fuse calls the file system in its messages.
@@ -42,8 +44,12 @@ func (f *fileSystem) Init(s *fuse.Server) {
 const forever = 1 << 31
 
 // inode returns the inode of a FUSE node. The kernel knows only nodes it was
-// told of, so false means a broken request.
+// told of, so false means a broken request. Every request comes by here before
+// it looks at the tables, which may be a mapped file: a page that the disk does
+// not give back is then a panic, which go-fuse hands to the PanicHandler, and
+// not the end of the process.
 func (f *fileSystem) inode(node uint64) (flist.Inode, bool) {
+	debug.SetPanicOnFault(true)
 	return flist.Inode(node - 1), node-1 < uint64(f.im.NumInodes())
 }
 
@@ -62,9 +68,12 @@ func (f *fileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, o
 	}
 	if ino, ok := f.im.Lookup(dir, bytesOf(name)); ok {
 		f.entry(ino, out)
-	} else {
-		out.NodeId, out.EntryValid = 0, forever
+		return fuse.OK
 	}
+	if len(name) > flist.MaxName {
+		return statusLongName // the kernel lets longer ones through
+	}
+	out.NodeId, out.EntryValid = 0, forever
 	return fuse.OK
 }
 

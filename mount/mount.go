@@ -143,7 +143,7 @@ func (m *Mount) at() string {
 }
 
 // New checks the options and the mount point, as Check does. Nothing is
-// mounted before Run.
+// mounted before Run. The image must not be closed before Run has returned.
 func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
 	opts = opts.withDefaults(im)
 	if opts.ReadWrite && opts.Private == "" {
@@ -198,12 +198,20 @@ func (m *Mount) Run(ctx context.Context) error {
 	defer stop()
 	fs := timed{newFileSystem(reads, m)}
 	served := make(chan struct{})
+	serving := false
 	serve := func(server *fuse.Server) {
+		serving = true
 		go func() {
 			defer close(served)
+			defer fs.im.Close()
 			server.Serve()
 		}()
 	}
+	defer func() {
+		if !serving {
+			fs.im.Close()
+		}
+	}()
 	if m.resumed != nil {
 		server, err := m.resumed.serve(fs, m.fuseOptions())
 		if err != nil {

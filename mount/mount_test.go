@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveThenDie); dir != "" {
 		serve(dir)
 	}
+	if socket := os.Getenv(serveMachines); socket != "" {
+		serveVirtiofs(socket)
+	}
 	code := m.Run()
 	if left := leaked(); left != "" && code == 0 {
 		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)

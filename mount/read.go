@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sync/errgroup"
@@ -52,7 +53,11 @@ func (f *fileSystem) Read(gone <-chan struct{}, in *fuse.ReadIn, buf []byte) (fu
 	defer r.end()
 	parts, err := f.fetch(r, pieces)
 	if err != nil {
-		return nil, f.failed(r, ino, err)
+		status := f.failed(r, ino, err)
+		if patience == f.opts.ReadTimeout {
+			f.stalled(r, pieces, parts)
+		}
+		return nil, status
 	}
 	f.stats.bytes.Add(size)
 	return reply(parts, buf), fuse.OK
@@ -135,6 +140,19 @@ type pieceError struct {
 
 func (e *pieceError) Error() string { return fmt.Sprintf("chunk %s: %v", e.id, e.err) }
 func (e *pieceError) Unwrap() error { return e.err }
+
+// stalled remembers all chunks that did not come in time. The error names one
+// of them, and the kernel may ask for another next.
+func (f *fileSystem) stalled(r *reading, pieces []flist.Piece, parts [][]byte) {
+	if time.Now().Before(r.deadline) || r.interrupted() || f.reads.Err() != nil {
+		return
+	}
+	for i, p := range pieces {
+		if parts[i] == nil && !p.Hole {
+			f.stalls.add(p.Chunk)
+		}
+	}
+}
 
 // failed counts and logs why a read failed, once for a chunk and a while, and
 // translates it.

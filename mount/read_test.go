@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/flist"
@@ -103,6 +104,31 @@ func TestMissingChunkIsAnErrorUntilItComes(t *testing.T) {
 	arrive()
 	if got, err := os.ReadFile(r.dir + "/a"); err != nil || !bytes.Equal(got, a.content()) {
 		t.Errorf("after the chunk came: %d bytes, %v", len(got), err)
+	}
+}
+
+func TestAllChunksThatDidNotComeInTimeAreRemembered(t *testing.T) {
+	m := newMemory()
+	im, a, _ := twoFiles(t, m)
+	fs := mount.NewFileSystemTimeout(im, m, 100*time.Millisecond)
+	var late []uint32
+	for _, off := range []uint64{0, 2 * cutSize} {
+		defer m.hold(chunkOf(t, im, a, off))()
+		p, _ := im.PieceAt(a.ino, off)
+		late = append(late, p.Chunk)
+	}
+	there, _ := im.PieceAt(a.ino, cutSize)
+	in := &fuse.ReadIn{InHeader: fuse.InHeader{NodeId: uint64(a.ino) + 1}, Size: 3 * cutSize}
+	if _, status := fs.Read(nil, in, make([]byte, in.Size)); status != fuse.EIO {
+		t.Errorf("read: %v, want EIO", status)
+	}
+	for _, c := range late {
+		if !mount.Stalled(fs, c) {
+			t.Errorf("chunk %d is waited for in full again", c)
+		}
+	}
+	if mount.Stalled(fs, there.Chunk) {
+		t.Error("a chunk that came is taken for one that did not")
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-
-	"github.com/flistnode/flistnode/flist"
 )
 
 // SlowRead is one READ of the kernel that took long.
@@ -32,16 +30,19 @@ type slowReads struct {
 }
 
 type slowRead struct {
-	ino    flist.Inode
+	path   string
 	off    uint64
 	took   time.Duration
 	at     time.Time
 	failed bool
 }
 
+// slow reports whether a read that took so long may be among the slowest.
+func (s *slowReads) slow(took time.Duration) bool { return int64(took) > s.floor.Load() }
+
 // note takes r in if it is among the slowest.
 func (s *slowReads) note(r slowRead) {
-	if int64(r.took) <= s.floor.Load() {
+	if !s.slow(r.took) {
 		return
 	}
 	s.mu.Lock()
@@ -54,12 +55,12 @@ func (s *slowReads) note(r slowRead) {
 	}
 }
 
-func (s *slowReads) slowest(im *flist.Image) []SlowRead {
+func (s *slowReads) slowest() []SlowRead {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []SlowRead
 	for _, r := range s.list {
-		out = append(out, SlowRead{Path: string(im.Path(r.ino)), Offset: r.off, Took: r.took, At: r.at, Failed: r.failed})
+		out = append(out, SlowRead{Path: r.path, Offset: r.off, Took: r.took, At: r.at, Failed: r.failed})
 	}
 	return out
 }
@@ -72,8 +73,8 @@ func (t timed) Read(gone <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 	began := time.Now()
 	res, status := t.fileSystem.Read(gone, in, buf)
 	took := time.Since(began)
-	if ino, ok := t.inode(in.NodeId); ok && status != statusOf(errInterrupted) {
-		t.slow.note(slowRead{ino: ino, off: in.Offset, took: took, at: began.Add(took), failed: !status.Ok()})
+	if ino, ok := t.inode(in.NodeId); ok && status != statusOf(errInterrupted) && t.slow.slow(took) {
+		t.slow.note(slowRead{path: string(t.im.Path(ino)), off: in.Offset, took: took, at: began.Add(took), failed: !status.Ok()})
 	}
 	return res, status
 }

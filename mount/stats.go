@@ -49,7 +49,7 @@ func (m *Mount) Stats() Stats {
 		Requests:  make(map[string]uint64, numOps),
 		BytesRead: m.stats.bytes.Load(), ChunkGets: m.stats.gets.Load(),
 		ReadErrors: m.stats.failed.Load(), Interrupted: m.stats.interrupted.Load(),
-		Slowest: m.slow.slowest(m.im),
+		Slowest: m.slow.slowest(),
 	}
 	for i, name := range opNames {
 		s.Requests[name] = m.stats.ops[i].Load()

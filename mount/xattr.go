@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -21,12 +22,22 @@ func (f *fileSystem) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string,
 	}
 	value, ok := f.im.Xattr(ino, bytesOf(name))
 	if !ok {
-		return 0, statusNoXattr
+		return 0, noXattr(name)
 	}
 	if len(value) > len(dest) {
 		return uint32(len(value)), statusNoRoom
 	}
 	return uint32(copy(dest, value)), fuse.OK
+}
+
+// noXattr says why there is no such xattr: none of its kind, or not here.
+func noXattr(name string) fuse.Status {
+	space, _, _ := strings.Cut(name, ".")
+	switch space {
+	case "user", "trusted", "security", "system":
+		return statusNoXattr
+	}
+	return statusNoSpace
 }
 
 // ListXAttr lists the names, each with a NUL behind it. As on other file

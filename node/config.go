@@ -23,6 +23,7 @@ type Config struct {
 	SwarmKey      string        // file with the pre-shared key of a private network; "" for none
 	Site          string        // name of the site this node is in
 	MDNS          bool          // look for peers on the LAN by multicast
+	Announce      string        // what is announced: AnnounceAuto, AnnounceChunks or AnnounceRoots
 	CacheBytes    int64         // of unpacked chunks kept in memory
 	UploadLimit   int64         // bytes per second of chunks sent to peers; 0: none
 	DownloadLimit int64         // bytes per second of chunks taken from peers; 0: none
@@ -31,6 +32,10 @@ type Config struct {
 	KeepMounts    bool          // remember mounts and bring them back at the next start
 	HoldCommand   []string      // runs hold.Serve, which keeps mounts while no daemon runs; nil for none
 	Version       string        // of the program, as status and peers show it
+
+	KeepCopies     bool          // keep copies for the site: this node stays
+	ReplicateMax   int64         // bytes kept for wishes of other nodes of the site at most; 0: nothing is
+	ReplicateGrace time.Duration // a node of the site that is gone counts as there for so long
 }
 
 // Bounds of the settings.
@@ -47,10 +52,14 @@ func DefaultConfig() Config {
 	cfg := Config{
 		Listen:       p2p.DefaultListen(),
 		MDNS:         true,
+		Announce:     AnnounceAuto,
 		CacheBytes:   32 << 20,
 		ReadTimeout:  30 * time.Second,
 		FetchTimeout: time.Minute,
 		Version:      "unknown",
+
+		ReplicateMax:   10 << 30,
+		ReplicateGrace: 30 * time.Second,
 	}
 	if os.Geteuid() == 0 {
 		cfg.Data = "/var/lib/flistnode"
@@ -96,10 +105,14 @@ func (c Config) Check() error {
 		return bad("control socket %q is not an absolute path", c.API)
 	case c.SwarmKey != "" && !filepath.IsAbs(c.SwarmKey):
 		return bad("swarm key %q is not an absolute path", c.SwarmKey)
+	case c.Announce != AnnounceAuto && c.Announce != AnnounceChunks && c.Announce != AnnounceRoots:
+		return bad("announce %q: want %s, %s or %s", c.Announce, AnnounceAuto, AnnounceChunks, AnnounceRoots)
 	case c.CacheBytes < minCacheBytes:
 		return bad("cache of %d bytes is below %d", c.CacheBytes, minCacheBytes)
 	case c.ReadTimeout <= 0 || c.FetchTimeout <= 0:
 		return bad("read timeout %s and fetch timeout %s must be above zero", c.ReadTimeout, c.FetchTimeout)
+	case c.ReplicateMax < 0 || c.ReplicateGrace < 0:
+		return bad("%d bytes kept for others and a grace of %s must not be below zero", c.ReplicateMax, c.ReplicateGrace)
 	case !goodLimit(c.UploadLimit) || !goodLimit(c.DownloadLimit):
 		return bad("limits of %d and %d bytes per second: want 0, for none, or at least %d", c.UploadLimit, c.DownloadLimit, minLimit)
 	case len(c.Site) > maxSiteBytes:

@@ -28,6 +28,7 @@ func TestBadConfigSaysWhatIsWrong(t *testing.T) {
 		{"no patience", func(c *Config) { c.ReadTimeout = 0 }, "timeout"},
 		{"listen on nonsense", func(c *Config) { c.Listen = []string{"0.0.0.0:4001"} }, "listen address"},
 		{"peer without ID", func(c *Config) { c.Peers = []string{"/ip4/192.0.2.1/tcp/4001"} }, "/p2p/ID"},
+		{"announce nonsense", func(c *Config) { c.Announce = "all" }, "auto, chunks or roots"},
 		{"long site", func(c *Config) { c.Site = strings.Repeat("x", 65) }, "site"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -19,10 +19,12 @@ func (n *Node) Diff(ctx context.Context, nameA, nameB string, each func(api.Chan
 	if err != nil {
 		return err
 	}
+	defer a.Close()
 	b, db, err := n.loadWithDigests(ctx, nameB)
 	if err != nil {
 		return err
 	}
+	defer b.Close()
 	for c := range flist.Diff(a, b, da, db) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -46,6 +48,7 @@ func (n *Node) Diff(ctx context.Context, nameA, nameB string, each func(api.Chan
 	return nil
 }
 
+// loadWithDigests loads an flist, which the caller closes.
 func (n *Node) loadWithDigests(ctx context.Context, name string) (*flist.Image, *flist.Digests, error) {
 	im, err := n.load(ctx, name)
 	if err != nil {
@@ -53,6 +56,7 @@ func (n *Node) loadWithDigests(ctx context.Context, name string) (*flist.Image, 
 	}
 	d, err := im.Digests(ctx, n.working(im.CID()))
 	if err != nil {
+		im.Close()
 		return nil, nil, fmt.Errorf("digests of flist %s: %w", im.CID(), err)
 	}
 	return im, d, nil

@@ -38,6 +38,7 @@ func (n *Node) Fetch(ctx context.Context, req api.FetchRequest, progress func(ap
 	if err != nil {
 		return api.FetchResult{}, err
 	}
+	defer im.Close()
 	if err := n.pin(im.CID(), req.Name, api.HowFetched); err != nil { // whoever comes now finds us
 		return api.FetchResult{}, err
 	}

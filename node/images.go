@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/flistnode/flistnode/flist"
+	"github.com/flistnode/flistnode/flist/chunk"
 )
 
 // Bounds of the images kept loaded between commands. A mounted image is held
@@ -18,62 +20,139 @@ const (
 	maxImageBytes = 256 << 20 // of tables
 )
 
-// images keeps the flists used last loaded.
+// images keeps the flists used last loaded. It has a reference to each; who
+// gets one from it gets a reference of his own.
 type images struct {
-	loading flights[cid.Cid, *flist.Image]
+	loading flights[cid.Cid, struct{}]
 
-	mu    sync.Mutex
-	lru   *simplelru.LRU[cid.Cid, *flist.Image]
-	bytes uint64
+	mu      sync.Mutex
+	closed  bool
+	lru     *simplelru.LRU[cid.Cid, *flist.Image]
+	bytes   uint64
+	evicted []*flist.Image // to be closed without mu
 }
 
 func newImages() (*images, error) {
 	i := &images{}
-	lru, err := simplelru.NewLRU(maxImages, func(_ cid.Cid, im *flist.Image) { i.bytes -= tableBytes(im) })
+	lru, err := simplelru.NewLRU(maxImages, func(_ cid.Cid, im *flist.Image) {
+		i.bytes -= tableBytes(im)
+		i.evicted = append(i.evicted, im)
+	})
 	i.lru = lru
 	return i, err
 }
 
 // load returns the flist name, whose tables come from the node's cache, store
-// or swarm.
+// or swarm. The caller closes it.
 func (n *Node) load(ctx context.Context, name string) (*flist.Image, error) {
 	root, err := parseCID(name)
 	if err != nil {
 		return nil, err
 	}
-	if im, ok := n.images.get(root); ok {
-		return im, nil
+	for { // others may have driven it out again
+		if im, ok := n.images.get(root); ok {
+			return im, nil
+		}
+		if _, err := n.images.loading.do(ctx, root, func(ctx context.Context) (none struct{}, err error) {
+			return none, n.loadInto(ctx, root)
+		}); err != nil {
+			return nil, err
+		}
 	}
-	return n.images.loading.do(ctx, root, func(ctx context.Context) (*flist.Image, error) {
-		tables := n.working(root).once()
-		if _, err := flist.LoadRoot(ctx, tables, root); err != nil {
-			return nil, err // it names the flist
-		}
-		im, err := flist.Load(ctx, tables, root)
-		if err != nil {
-			return nil, fmt.Errorf("load flist %s: %w", root, err)
-		}
-		n.images.add(root, im)
-		return im, nil
-	})
+}
+
+// loadInto loads an flist into n.images.
+func (n *Node) loadInto(ctx context.Context, root cid.Cid) error {
+	tables := tableSource{n.working(root).once()}
+	if _, err := flist.LoadRoot(ctx, tables, root); err != nil {
+		return err // it names the flist
+	}
+	im, err := n.loadFrom(ctx, tables, root)
+	if err != nil {
+		return fmt.Errorf("load flist %s: %w", root, err)
+	}
+	return n.images.add(root, im)
+}
+
+// tableSource is the source of an flist's tables, whose chunks are needed once
+// and then recycled.
+type tableSource struct{ source }
+
+var _ chunk.Owner = tableSource{}
+
+// GetOwned implements chunk.Owner.
+func (s tableSource) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if data, err := s.n.store.GetOwned(ctx, id); err == nil {
+		return data, nil
+	}
+	shared, err := s.Get(ctx, id) // it knows what to do
+	if err != nil {
+		return nil, err
+	}
+	return append(chunk.NewBuffer(len(shared))[:0], shared...), nil
+}
+
+// loadFrom loads an flist with its tables in a file, so that they do not fill
+// the memory, or, where there can be none, on the heap.
+func (n *Node) loadFrom(ctx context.Context, src chunk.Source, root cid.Cid) (*flist.Image, error) {
+	im, err := flist.LoadMapped(ctx, src, root, n.tempDir())
+	if errors.Is(err, flist.ErrTableFile) {
+		n.log.Warn("tables of an flist are kept in memory", "flist", root, "err", err)
+		im, err = flist.Load(ctx, src, root)
+	}
+	return im, err
 }
 
 func (i *images) get(root cid.Cid) (*flist.Image, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.lru.Get(root)
+	im, ok := i.lru.Get(root)
+	if !ok {
+		return nil, false
+	}
+	return im.Share(), true
 }
 
-func (i *images) add(root cid.Cid, im *flist.Image) {
+// errImagesClosed says that the node has ended.
+var errImagesClosed = errors.New("node is closed")
+
+// add takes im over.
+func (i *images) add(root cid.Cid, im *flist.Image) error {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.lru.Contains(root) {
-		return
+	switch {
+	case i.closed:
+		i.mu.Unlock()
+		im.Close()
+		return errImagesClosed
+	case i.lru.Contains(root):
+		i.mu.Unlock()
+		im.Close()
+		return nil
 	}
 	i.bytes += tableBytes(im)
 	i.lru.Add(root, im)
 	for i.bytes > maxImageBytes && i.lru.Len() > 1 {
 		i.lru.RemoveOldest()
+	}
+	i.unlockAndClose()
+	return nil
+}
+
+// close gives back what is loaded. Images others have a reference to live on.
+func (i *images) close() {
+	i.mu.Lock()
+	i.closed = true
+	i.lru.Purge()
+	i.unlockAndClose()
+}
+
+// unlockAndClose unlocks i and closes what was driven out.
+func (i *images) unlockAndClose() {
+	evicted := i.evicted
+	i.evicted = nil
+	i.mu.Unlock()
+	for _, im := range evicted {
+		im.Close()
 	}
 }
 

@@ -19,6 +19,7 @@ func (n *Node) Inspect(ctx context.Context, name string) (api.Inspection, error)
 	if err != nil {
 		return api.Inspection{}, err
 	}
+	defer im.Close()
 	sizes := wantedSizes(im)
 	if err := n.store.Iterate(ctx, func(id chunk.ID, packed int) error {
 		if _, ok := sizes[id]; ok {

@@ -192,6 +192,8 @@ func (n *Node) resume(ctx context.Context, k kept, rec mountRecord, detached boo
 	m.detached.Store(detached)
 	if m.Mount, err = mount.Resume(im, m.src, n.mountOptions(m), k.conn); err == nil {
 		err = n.mounts.start(ctx, m)
+	} else {
+		im.Close()
 	}
 	if err != nil {
 		n.forgetKey(k.key)

@@ -35,6 +35,7 @@ type mounts struct {
 
 type mounted struct {
 	*mount.Mount
+	im        *flist.Image // closed when Run has returned
 	req       api.MountRequest
 	root      cid.Cid
 	src       source // of its chunks
@@ -76,6 +77,7 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 		return api.MountInfo{}, err
 	}
 	if err := n.pin(m.root, req.Name, api.HowMounted); err != nil {
+		m.im.Close()
 		return api.MountInfo{}, err
 	}
 	if err := n.mounts.start(ctx, m); err != nil {
@@ -90,7 +92,8 @@ func (n *Node) Mount(ctx context.Context, req api.MountRequest) (api.MountInfo, 
 	return m.info(), nil
 }
 
-// prepare checks a request, loads its flist and makes the mount.
+// prepare checks a request, loads its flist and makes the mount, which the
+// caller starts, or closes its image.
 func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, error) {
 	if req.Upper != "" && !req.ReadWrite {
 		return nil, fmt.Errorf("%w: an upper directory without a writable mount", api.ErrInvalid)
@@ -108,6 +111,7 @@ func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, err
 	}
 	m = n.newMounted(req, im)
 	if m.Mount, err = mount.New(im, m.src, n.mountOptions(m)); err != nil {
+		im.Close()
 		return nil, mountError(err)
 	}
 	return m, nil
@@ -115,7 +119,7 @@ func (n *Node) prepare(ctx context.Context, req api.MountRequest) (*mounted, err
 
 // newMounted returns what the node knows about a mount of im.
 func (n *Node) newMounted(req api.MountRequest, im *flist.Image) *mounted {
-	m := &mounted{req: req, since: time.Now(), ended: make(chan struct{})}
+	m := &mounted{im: im, req: req, since: time.Now(), ended: make(chan struct{})}
 	m.gone = func() { n.mountGone(m) }
 	if im != nil {
 		m.root, m.req.FList = im.CID(), im.CID().String()
@@ -172,7 +176,7 @@ func mountError(err error) error {
 }
 
 // start mounts m and returns when it answers. If ctx ends before, m is taken
-// away again.
+// away again. Its image is closed when m has ended, or cannot begin.
 func (ms *mounts) start(ctx context.Context, m *mounted) error {
 	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the request
 	beside, leave := context.WithCancel(runCtx)
@@ -180,6 +184,7 @@ func (ms *mounts) start(ctx context.Context, m *mounted) error {
 	if err := ms.add(m); err != nil {
 		stop()
 		leave()
+		m.im.Close()
 		return err
 	}
 	go func() { // counted in ms.run by add
@@ -193,6 +198,7 @@ func (ms *mounts) start(ctx context.Context, m *mounted) error {
 		m.err = m.Run(runCtx)
 		leave()
 		<-followed
+		m.im.Close()
 		m.gone()
 		ms.remove(m)
 		close(m.ended)

@@ -79,6 +79,7 @@ func TestReadOfAChunkNobodyHasFailsAfterABoundedWaitAndSaysWhy(t *testing.T) {
 	cid := packed(t, a, dir)
 	im, err := a.load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	ino, err := im.Resolve([]byte("/usr/lib/large"))
 	must(t, err)
 	piece, _ := im.PieceAt(ino, 0)

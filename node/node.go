@@ -29,6 +29,7 @@ import (
 	"github.com/flistnode/flistnode/p2p/exchange"
 	"github.com/flistnode/flistnode/p2p/hint"
 	"github.com/flistnode/flistnode/p2p/limit"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
@@ -46,6 +47,7 @@ type Node struct {
 	client    *exchange.Client
 	hints     *hint.Server
 	swarm     *swarm.Swarm
+	offences  *offence.Book
 	limits    limits
 	announcer *announcer
 	cache     *cache
@@ -53,6 +55,7 @@ type Node struct {
 	images    *images
 	mounts    *mounts
 	keeping   keeping
+	wishes    *wishes
 
 	keepWarned  atomic.Int64 // when it was last said that chunks cannot be kept, in Unix seconds
 	running     atomic.Bool
@@ -145,6 +148,9 @@ func (n *Node) openStore() error {
 		return err
 	}
 	n.store = store
+	if n.wishes, err = loadWishes(store, n.cfg.ReplicateGrace); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(n.tempDir()); err != nil {
 		return fmt.Errorf("empty directory of temporary files: %w", err)
 	}
@@ -173,11 +179,12 @@ func (n *Node) openHost(ctx context.Context) error {
 		Identity: key, Listen: n.cfg.Listen, Peers: peers, SwarmKey: swarmKey, MDNS: n.cfg.MDNS,
 		KnownPeersFile: filepath.Join(n.cfg.Data, knownPeerFile), Datastore: n.store.Datastore("/dht"),
 		UserAgent: "flistnode/" + n.cfg.Version, Log: n.log,
+		Holds: n.store.Has,
 	})
 	if err != nil {
 		return err
 	}
-	n.announcer = newAnnouncer(n.host, n.log)
+	n.announcer = newAnnouncer(n.host, n.cfg.Announce, n.log)
 	return nil
 }
 
@@ -194,8 +201,9 @@ func peerInfos(addrs []string) ([]peer.AddrInfo, error) {
 }
 
 func (n *Node) openSwarm() error {
+	n.offences = offence.NewBook(n.log)
 	n.limits = limits{up: limit.New(n.cfg.UploadLimit), down: limit.New(n.cfg.DownloadLimit)}
-	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log})
+	n.client = exchange.NewClient(n.host.Libp2p(), exchange.ClientConfig{Log: n.log, Offences: n.offences})
 	n.hints = hint.NewServer(n.host.Libp2p(), n.tellProfile, n.log)
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
@@ -203,7 +211,7 @@ func (n *Node) openSwarm() error {
 		Recycle: chunk.Recycle,
 		Arrived: n.client.Arrived,
 		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
-		Download: n.limits.down, Unreached: n.unreached,
+		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences, Private: n.cfg.SwarmKey != "", Wished: n.wished(),
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {
 			_, peers := n.server.Stats()
@@ -214,7 +222,7 @@ func (n *Node) openSwarm() error {
 		return err
 	}
 	n.server = exchange.NewServer(n.host.Libp2p(), n.store, exchange.ServerConfig{
-		Log: n.log, Heard: n.swarm.Hear, Recycle: chunk.Recycle, Upload: n.limits.up,
+		Log: n.log, Heard: n.swarm.Hear, Recycle: chunk.Recycle, Upload: n.limits.up, Offences: n.offences,
 	})
 	return nil
 }
@@ -239,6 +247,12 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.host.Run(gctx) })
 	g.Go(func() error { return n.swarm.Run(gctx) })
 	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
+	if n.cfg.KeepCopies {
+		g.Go(func() error {
+			n.keepCopies(gctx)
+			return nil
+		})
+	}
 	if n.cfg.KeepMounts {
 		g.Go(func() error {
 			n.restore(gctx)
@@ -281,6 +295,9 @@ func (n *Node) Close() error {
 	}
 	if n.host != nil {
 		errs = append(errs, n.host.Close())
+	}
+	if n.images != nil {
+		n.images.close()
 	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())

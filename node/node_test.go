@@ -63,6 +63,7 @@ func startLogged(t testing.TB, name string, log *slog.Logger, change func(*Confi
 		if err := errors.Join(<-done, n.Close()); err != nil {
 			t.Errorf("node %s ended with: %v", name, err)
 		}
+		noTablesLeft(t, cfg.Data)
 	})
 	for _, p := range peers {
 		waitFor(t, fmt.Sprintf("%s to connect to %s", name, p.host.ID()), func() bool {
@@ -70,6 +71,23 @@ func startLogged(t testing.TB, name string, log *slog.Logger, change func(*Confi
 		})
 	}
 	return n
+}
+
+// noTablesLeft checks that every image of a node whose data directory is data
+// was closed.
+func noTablesLeft(t testing.TB, data string) {
+	t.Helper()
+	if n := mappedTables(t, data); n > 0 {
+		t.Errorf("tables of %d images are still mapped", n)
+	}
+}
+
+// mappedTables counts the images whose tables are mapped files below data.
+func mappedTables(t testing.TB, data string) int {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/maps")
+	must(t, err)
+	return strings.Count(string(maps), filepath.Join(data, tempDirName, "flist-image-"))
 }
 
 func testConfig(data string) Config {
@@ -186,6 +204,7 @@ func TestChunkLostFromTheStoreComesFromAPeerAndIsKept(t *testing.T) {
 
 	im, err := b.load(ctx, cid)
 	must(t, err)
+	defer im.Close()
 	id, _ := im.Chunk(uint32(im.NumChunks() - 1))
 	must(t, b.store.Delete(ctx, id))
 	ver, err := b.Verify(ctx, api.VerifyRequest{FList: cid}, nil)
@@ -391,6 +410,7 @@ func TestReadSucceedsWhenItCannotBeKept(t *testing.T) {
 	b := startNode(t, "b", nil, a)
 	im, err := b.load(t.Context(), cid)
 	must(t, err)
+	defer im.Close()
 	ino, err := im.Resolve([]byte("/usr/lib/large"))
 	must(t, err)
 	// A store that refuses to keep is played by a chunk that has no valid form.

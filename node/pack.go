@@ -128,9 +128,11 @@ func (n *Node) Import(ctx context.Context, r io.Reader) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := n.load(ctx, root.String()); err != nil { // the tables may be malformed
+	im, err := n.load(ctx, root.String()) // the tables may be malformed
+	if err != nil {
 		return "", err
 	}
+	im.Close()
 	if err := n.store.Sync(); err != nil {
 		return "", fmt.Errorf("write imported chunks to disk: %w", err)
 	}
@@ -143,6 +145,7 @@ func (n *Node) Export(ctx context.Context, name string, digests, data bool, w io
 	if err != nil {
 		return err
 	}
+	defer im.Close()
 	return flist.WriteFile(ctx, w, n.bulk(im.CID()), im, flist.FileOptions{Digests: digests, Data: data})
 }
 

@@ -32,14 +32,14 @@ type pinRecord struct {
 
 // pin notes that root is held and announces it. A name given earlier stays if
 // this one is empty; what was packed stays "packed", and mounting something does
-// not change how it came to be held.
+// not change how it came to be held, nor does keeping copies.
 func (n *Node) pin(root cid.Cid, name, how string) error {
 	rec := pinRecord{Name: name, How: how, Time: time.Now().UTC().Truncate(time.Second)}
 	if old, err := n.pinOf(root); err == nil {
 		if rec.Name == "" {
 			rec.Name = old.Name
 		}
-		if old.How == api.HowPacked || how == api.HowMounted {
+		if old.How == api.HowPacked || how == api.HowMounted || how == api.HowReplicated {
 			rec.How = old.How
 		}
 	} else if !errors.Is(err, chunkstore.ErrNoRecord) {
@@ -56,7 +56,7 @@ func (n *Node) pin(root cid.Cid, name, how string) error {
 	if err != nil {
 		return err
 	}
-	n.announcer.came(id)
+	n.announcer.rootCame(id)
 	return nil
 }
 
@@ -96,6 +96,9 @@ func (n *Node) Remove(_ context.Context, name string) error {
 	if n.mounts.uses(root) {
 		return fmt.Errorf("%w: flist %s is mounted: unmount it first", api.ErrBusy, root)
 	}
+	if rec, _ := n.wishes.get(rootID(root)); rec.Copies > 0 {
+		return fmt.Errorf("%w: copies of flist %s are kept: end that first (replicate --stop)", api.ErrBusy, root)
+	}
 	if _, err := n.store.Record(pinRecords, root.String()); err != nil {
 		if errors.Is(err, chunkstore.ErrNoRecord) {
 			return fmt.Errorf("flist %s is not held here: %w", root, chunk.ErrNotFound)
@@ -106,6 +109,7 @@ func (n *Node) Remove(_ context.Context, name string) error {
 		return err
 	}
 	n.swarm.Unshare(rootID(root))
+	n.announcer.rootWent(rootID(root))
 	return nil
 }
 

@@ -43,29 +43,56 @@ func checkPrefetch(mode string) (string, error) {
 
 // follow does what goes on beside a mount until ctx ends: it brings chunks
 // before they are asked for, records which are, and trades with those who use
-// the flist too.
+// the flist too. It begins when the mount answers, and looks only once for what
+// is here: that is 50 ms for 10,000 chunks, and somebody waits for the mount.
 func (n *Node) follow(ctx context.Context, m *mounted, im *flist.Image, mode string) {
 	var g errgroup.Group
-	g.Go(func() error {
-		n.attend(ctx, im)
-		return nil
-	})
 	g.Go(func() error {
 		n.record(ctx, m, im)
 		return nil
 	})
 	g.Go(func() error {
-		n.prefetch(ctx, m, im, mode)
+		select {
+		case <-m.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		t, held, err := n.table(ctx, im)
+		if err != nil {
+			if ctx.Err() == nil {
+				n.log.Warn("peers are not told what is held of an flist, and nothing is prefetched", "flist", im.CID(), "err", err)
+			}
+			return nil
+		}
+		g.Go(func() error {
+			n.attend(ctx, t, held)
+			return nil
+		})
+		n.prefetch(ctx, m, im, absent(len(t.IDs), held), mode)
 		return nil
 	})
 	_ = g.Wait() // they log what fails
 }
 
-// prefetch brings what mode says. When the whole image is here, it lets the
-// kernel read far ahead.
-func (n *Node) prefetch(ctx context.Context, m *mounted, im *flist.Image, mode string) {
-	missing, err := n.missing(ctx, im, everything(im))
-	if err == nil && len(missing) > 0 && mode != api.PrefetchNone {
+// absent returns the numbers below chunks that are not in held, which is
+// ascending.
+func absent(chunks int, held []uint32) profile.Profile {
+	out := make(profile.Profile, 0, chunks-len(held))
+	for i := range uint32(chunks) {
+		if len(held) > 0 && held[0] == i {
+			held = held[1:]
+			continue
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// prefetch brings what mode says of the chunks that are missing. When the whole
+// image is here, it lets the kernel read far ahead.
+func (n *Node) prefetch(ctx context.Context, m *mounted, im *flist.Image, missing profile.Profile, mode string) {
+	var err error
+	if len(missing) > 0 && mode != api.PrefetchNone {
 		var order profile.Profile
 		order, err = n.missing(ctx, im, n.findProfile(ctx, im))
 		if err == nil {
@@ -95,16 +122,6 @@ func (n *Node) prefetch(ctx context.Context, m *mounted, im *flist.Image, mode s
 		}
 	case <-ctx.Done():
 	}
-}
-
-// everything is the profile of a workload that reads all of an image in its
-// order.
-func everything(im *flist.Image) profile.Profile {
-	all := make(profile.Profile, im.NumChunks())
-	for i := range all {
-		all[i] = uint32(i)
-	}
-	return all
 }
 
 // missing returns the chunks of p that the store does not hold.

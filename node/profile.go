@@ -39,6 +39,7 @@ func (n *Node) Profile(ctx context.Context, name string) (api.ProfileInfo, error
 	if err != nil {
 		return api.ProfileInfo{}, err
 	}
+	defer im.Close()
 	p, err := n.ownProfile(im)
 	if err != nil {
 		return api.ProfileInfo{}, err
@@ -73,6 +74,7 @@ func (n *Node) RecordProfile(ctx context.Context, name string) (api.ProfileInfo,
 	if err != nil {
 		return api.ProfileInfo{}, err
 	}
+	defer im.Close()
 	var p profile.Profile
 	mounted := false
 	for _, m := range n.mounts.list() {

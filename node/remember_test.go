@@ -28,6 +28,7 @@ func oneRun(t *testing.T, data string, do func(*Node)) {
 		if err := errors.Join(<-done, n.Close()); err != nil {
 			t.Errorf("node ended with: %v", err)
 		}
+		noTablesLeft(t, data)
 	}()
 	do(n)
 }

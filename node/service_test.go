@@ -101,6 +101,15 @@ func testService(t *testing.T, s api.Service) {
 		if i := slices.IndexFunc(pins, func(p api.PinInfo) bool { return p.CID == cid }); i < 0 || pins[i].Name != "one" {
 			t.Errorf("flists: %+v", pins)
 		}
+		if _, err := s.Replicate(ctx, api.ReplicateRequest{FList: cid}, nil); api.CodeOf(err) != api.NoDaemon {
+			t.Errorf("copies on a node that does not stay: %v", err)
+		}
+		if all, err := s.Replications(ctx); err != nil || len(all) > 0 {
+			t.Errorf("wishes: %+v, %v", all, err)
+		}
+		if err := s.StopReplicating(ctx, cid); api.CodeOf(err) != api.NotFound {
+			t.Errorf("end of a wish there is not: %v", err)
+		}
 		must(t, s.Remove(ctx, cid))
 		if err := s.Remove(ctx, cid); api.CodeOf(err) != api.NotFound {
 			t.Errorf("second removal: %v", err)

@@ -32,17 +32,11 @@ func (n *Node) table(ctx context.Context, im *flist.Image) (t swarm.ChunkTable, 
 	return t, held, nil
 }
 
-// attend lets this node take part in the flist as one that reads it, until ctx
-// ends.
-func (n *Node) attend(ctx context.Context, im *flist.Image) {
-	t, held, err := n.table(ctx, im)
-	if err == nil {
-		err = n.swarm.Share(t, held)
-	}
-	if err != nil {
-		if ctx.Err() == nil {
-			n.log.Warn("peers are not told what is held of an flist", "flist", im.CID(), "err", err)
-		}
+// attend lets this node take part in the flist of a table as one that reads it,
+// until ctx ends.
+func (n *Node) attend(ctx context.Context, t swarm.ChunkTable, held []uint32) {
+	if err := n.swarm.Share(t, held); err != nil {
+		n.log.Warn("peers are not told what is held of an flist", "root", t.Root, "err", err)
 		return
 	}
 	n.swarm.Attend(ctx, t.Root)
@@ -61,9 +55,10 @@ func (n *Node) held(ctx context.Context, root chunk.ID) (swarm.ChunkTable, []uin
 	im, ok := n.images.get(name)
 	if !ok {
 		var err error
-		if im, err = flist.Load(ctx, local{n}, name); err != nil { // a request must not start a fetch
+		if im, err = n.loadFrom(ctx, local{n}, name); err != nil { // a request must not start a fetch
 			return swarm.ChunkTable{}, nil, err
 		}
 	}
+	defer im.Close()
 	return n.table(ctx, im)
 }

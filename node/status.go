@@ -3,11 +3,15 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/node/api"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/flistnode/flistnode/p2p/swarm"
 )
 
@@ -32,7 +36,16 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 		return s, err
 	}
 	s.Announce = api.AnnounceStatus{
-		Roots: uint64(len(s.FLists)), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
+		Setting: n.cfg.Announce, Mode: n.announcer.inForce(),
+		Roots: uint64(announced.Roots), Chunks: uint64(announced.Keys), Pending: uint64(announced.Backlog + announced.Pending),
+		RecordsSent: announced.Messages, BytesSent: announced.Bytes,
+	}
+	if announced.Online && announced.Keys > 0 && !announced.Oldest.IsZero() {
+		oldest := announced.Oldest.UTC()
+		s.Announce.Oldest = &oldest
+	}
+	if s.Replications, err = n.Replications(ctx); err != nil {
+		return s, err
 	}
 	s.Net = n.netStatus()
 	for _, p := range n.unreached() {
@@ -90,7 +103,7 @@ func (n *Node) Peers(context.Context) ([]api.Peer, error) {
 	for _, p := range got.Peers {
 		byID[p.ID.String()] = p
 	}
-	peers := []api.Peer{}
+	peers, offenders := []api.Peer{}, n.offences.All()
 	for _, p := range n.host.Peers() {
 		stats, served := byID[p.ID.String()], gave[p.ID]
 		out := api.Peer{
@@ -107,9 +120,46 @@ func (n *Node) Peers(context.Context) ([]api.Peer, error) {
 		for _, a := range p.Addrs {
 			out.Addrs = append(out.Addrs, a.String())
 		}
+		out.Offences = offences(offenders[p.ID])
+		delete(offenders, p.ID)
 		peers = append(peers, out)
 	}
-	return peers, nil
+	return append(peers, n.gone(offenders, byID)...), nil
+}
+
+// showGone is how long a peer that is no longer connected is shown for what it
+// did.
+const showGone = time.Hour
+
+// gone returns the offenders that are not connected, cut off perhaps.
+func (n *Node) gone(offenders map[peer.ID]offence.Record, stats map[string]swarm.PeerStats) (out []api.Peer) {
+	for id, did := range offenders {
+		if time.Since(did.Last) > showGone {
+			continue
+		}
+		p := api.Peer{ID: id.String(), Addrs: []string{}, Direction: api.NotConnected, Offences: offences(did)}
+		st := stats[p.ID]
+		p.Site, p.Failures, p.Reason = st.Site, st.Failures, st.Reason
+		p.ChunksReceived, p.BytesReceived, p.BytesSent = st.Chunks, st.BytesReceived, st.BytesSent
+		if until := st.QuarantinedUntil; !until.IsZero() {
+			p.AvoidedUntil = &until
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b api.Peer) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// offences counts what a peer did, by kind; nil if nothing.
+func offences(r offence.Record) map[string]uint64 {
+	if len(r.Counts) == 0 {
+		return nil
+	}
+	out := make(map[string]uint64, len(r.Counts))
+	for k, n := range r.Counts {
+		out[string(k)] = n
+	}
+	return out
 }
 
 // ID implements api.Reporter.

@@ -6,8 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/node/api"
+	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/flistnode/flistnode/p2p/offence"
 )
 
 func TestPeerThatCannotBeReachedIsNamed(t *testing.T) {
@@ -30,4 +34,39 @@ func TestPeerThatCannotBeReachedIsNamed(t *testing.T) {
 	if !errors.Is(err, chunk.ErrNotFound) || !strings.Contains(err.Error(), away) {
 		t.Errorf("not found: %v", err)
 	}
+}
+
+func TestAPeerThatWasCutOffIsListedWithWhatItDid(t *testing.T) {
+	a := startNode(t, "a", nil)
+	b := startNode(t, "b", nil, a)
+	st, err := b.host.Libp2p().NewStream(t.Context(), a.host.ID(), exchange.Protocol)
+	must(t, err)
+	_, err = st.Write([]byte("this is no frame at all"))
+	must(t, err)
+	var got api.Peer
+	waitFor(t, "the offender to be gone and listed", func() bool {
+		peers, err := a.Peers(t.Context())
+		must(t, err)
+		for _, p := range peers {
+			if p.ID == b.host.ID().String() {
+				got = p
+			}
+		}
+		return got.Direction == api.NotConnected && len(got.Offences) > 0
+	})
+	if got.Offences["malformed"]+got.Offences["oversized"] != 1 || len(got.Offences) != 1 {
+		t.Errorf("offences %v", got.Offences)
+	}
+	// One that is connected is listed once, offences and all.
+	a.offences.Note("not a peer of a long while ago", offence.Stalled, "")
+	a.offences.Note(b.host.ID(), offence.Forged, "")
+	must(t, b.host.Connect(t.Context(), peer.AddrInfo{ID: a.host.ID(), Addrs: a.host.Libp2p().Addrs()}))
+	waitFor(t, "the offender to be connected again", func() bool {
+		peers, err := a.Peers(t.Context())
+		must(t, err)
+		if len(peers) != 2 {
+			t.Fatalf("%d peers are listed", len(peers))
+		}
+		return peers[0].Direction != api.NotConnected && peers[0].Offences["forged"] == 1 && peers[1].Direction == api.NotConnected
+	})
 }

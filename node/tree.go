@@ -19,6 +19,7 @@ func (n *Node) List(ctx context.Context, name, path string, opts api.ListOptions
 	if err != nil {
 		return err
 	}
+	defer im.Close()
 	var digests *flist.Digests
 	if opts.Digests {
 		if digests, err = im.Digests(ctx, n.working(im.CID())); err != nil {
@@ -66,6 +67,7 @@ func (n *Node) Stat(ctx context.Context, name, path string) (api.Entry, error) {
 	if err != nil {
 		return api.Entry{}, err
 	}
+	defer im.Close()
 	var digests *flist.Digests
 	if im.Attr(ino).IsRegular() {
 		if d, err := im.Digests(ctx, local{n}); err == nil {
@@ -75,7 +77,7 @@ func (n *Node) Stat(ctx context.Context, name, path string) (api.Entry, error) {
 	return entry(im, digests, cleanPath(path), ino), nil
 }
 
-// resolve loads an flist and finds a path in it.
+// resolve loads an flist, which the caller closes, and finds a path in it.
 func (n *Node) resolve(ctx context.Context, name, path string) (*flist.Image, flist.Inode, error) {
 	im, err := n.load(ctx, name)
 	if err != nil {
@@ -83,6 +85,7 @@ func (n *Node) resolve(ctx context.Context, name, path string) (*flist.Image, fl
 	}
 	ino, err := im.Resolve(cleanPath(path))
 	if err != nil {
+		im.Close()
 		return nil, 0, fmt.Errorf("%q in flist %s: %w", path, im.CID(), err)
 	}
 	return im, ino, nil
@@ -155,6 +158,7 @@ func (n *Node) Cat(ctx context.Context, name, path string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer im.Close()
 	if a := im.Attr(ino); !a.IsRegular() {
 		return fmt.Errorf("%w: %q is a %s, not a file", api.ErrInvalid, path, typeName(a.Mode))
 	}

@@ -23,6 +23,7 @@ func (n *Node) Unpack(ctx context.Context, req api.UnpackRequest, progress func(
 	if err != nil {
 		return api.UnpackResult{}, err
 	}
+	defer im.Close()
 	opts := unpack.Options{Workers: req.Workers, Overwrite: req.Overwrite, Log: n.log}
 	if progress != nil {
 		opts.Progress = func(p unpack.Progress) {

@@ -54,6 +54,7 @@ func (v *verification) flist(ctx context.Context, req api.VerifyRequest) error {
 	if err != nil {
 		return err
 	}
+	defer im.Close()
 	f := newFetch(v.n, im, nil) // for its list of distinct chunks
 	f.add(im.MetadataChunks(true), metadataSizes(im))
 	f.addData(im)

@@ -64,6 +64,7 @@ func (n *Node) chunksOf(ctx context.Context, name, path string) (ids []chunk.ID,
 	if err != nil {
 		return nil, res, err
 	}
+	defer im.Close()
 	if a := im.Attr(ino); !a.IsRegular() {
 		return nil, res, fmt.Errorf("%w: %q is a %s, not a file", api.ErrInvalid, path, typeName(a.Mode))
 	}

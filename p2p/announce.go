@@ -24,46 +24,64 @@ import (
 var ErrBacklog = errors.New("too many announcements are waiting")
 
 const (
-	maxBacklog    = 1 << 20 // keys that wait to be handed to the provider
+	maxBacklog    = 1 << 18 // keys that wait to be handed to the keystore
+	maxRoots      = 1 << 20
 	announceBatch = 4096
-	// onlineCheck is how often the announcer looks whether there is anybody to
-	// announce to.
-	onlineCheck = 200 * time.Millisecond
+	// restPart is how much longer than it worked the announcer rests, so that
+	// filling the keystore leaves most of a core to others.
+	restPart = 3
+	// idleCheck is how often the announcer looks whether there is anything to
+	// do, busyCheck the same while announcements are being sent.
+	idleCheck = 200 * time.Millisecond
+	busyCheck = 10 * time.Millisecond
 	// offlineDelay is longer than anything: the announcer itself ends a
 	// provider that has nobody left to talk to.
 	offlineDelay = 1000 * time.Hour
+	// defaultReprovide is the time between announcements of one key.
+	defaultReprovide = 22 * time.Hour
 )
 
-// announcer keeps the keys of what this node holds announced in the DHT.
+// announcer keeps the keys of what this node holds announced in the DHT: the
+// roots of flists before all else, then chunks.
 //
-// The sweeping provider does the work. It probes ever more slowly while a node
-// is alone, and what it was given meanwhile waits for the next cycle; so the
-// announcer keeps the keys in a keystore of its own, starts a provider when
-// the first peer is there, which then announces the whole keystore at once,
-// and ends it when the last peer has gone.
+// The DHT's sweeping provider finds out which peers are nearest to many keys at
+// once and sends them the records. When what is sent is decided here: the
+// provider would take all keys of a region at a time (a million keys in a
+// network of three nodes), in the order of the keys, as fast as
+// it can. So it is given batches, one after the other, and their messages are
+// paced; roots have a provider of their own, and wait for nothing. A provider
+// probes ever more slowly while a node is alone, so it is started when the first peer is there and ended when the last has gone; then
+// everything is announced anew.
 type announcer struct {
 	host     host.Host
 	dht      *dht.IpfsDHT
 	interval time.Duration
 	log      *slog.Logger
-	began    time.Time
-	state    ds.Batching
-	keys     keystore.Keystore
+	ownKept  bool              // this node's own records are kept in the provider store
+	keys     keystore.Keystore // of chunks
+	sender   *pacedSender
+	sweep    sweep // belongs to run
 
 	mu       sync.Mutex
-	backlog  map[chunk.ID]bool // true: announce, false: stop
-	order    []chunk.ID        // of the backlog, first come first; may name one twice
+	roots    map[chunk.ID]time.Time // when each was announced; zero if it waits
+	backlog  map[chunk.ID]bool      // chunks; true: announce, false: stop
+	order    []chunk.ID             // of the backlog, first come first; may name one twice
+	forget   bool                   // all chunks announced so far
 	wake     chan struct{}
-	provider *provider.SweepingProvider // nil while there is no peer
+	oldest   time.Time  // of the announcements of all chunks
+	provider *providers // nil while there is no peer
 }
 
 // newAnnouncer starts with no keys: what a node holds is announced anew after
 // each start, whatever an earlier run left in the datastore.
 func newAnnouncer(ctx context.Context, h host.Host, d *dht.IpfsDHT, cfg Config) (*announcer, error) {
 	a := &announcer{
-		host: h, dht: d, interval: cfg.ReprovideInterval, log: cfg.Log, began: time.Now(),
-		state:   newMemStore(),
-		backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1),
+		host: h, dht: d, interval: cfg.ReprovideInterval, log: cfg.Log, ownKept: cfg.Holds == nil,
+		sender: newPacedSender(d.MessageSender(), cfg.AnnounceRate),
+		roots:  map[chunk.ID]time.Time{}, backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1),
+	}
+	if a.interval == 0 {
+		a.interval = defaultReprovide
 	}
 	var err error
 	a.keys, err = keystore.NewKeystore(namespace.Wrap(cfg.Datastore, ds.NewKey("/announced")))
@@ -76,197 +94,147 @@ func newAnnouncer(ctx context.Context, h host.Host, d *dht.IpfsDHT, cfg Config) 
 	return a, nil
 }
 
-// put notes that ids shall be announced, or no longer.
-func (a *announcer) put(announce bool, ids []chunk.ID) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.order)+len(ids) > maxBacklog {
-		return ErrBacklog
-	}
-	for _, id := range ids {
-		a.backlog[id] = announce
-	}
-	a.order = append(a.order, ids...)
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
-	return nil
-}
-
-// run hands the backlog on and starts and ends providers, until ctx ends.
+// run announces until ctx ends.
 func (a *announcer) run(ctx context.Context) {
-	tick := time.NewTicker(onlineCheck)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		if err := a.step(ctx); err != nil && ctx.Err() == nil {
-			a.log.Error("announcing", "err", err)
-		}
 		select {
 		case <-ctx.Done():
 			a.endProvider()
 			return
 		case <-a.wake:
-		case <-tick.C:
+		case <-timer.C:
 		}
-	}
-}
-
-func (a *announcer) step(ctx context.Context) error {
-	online := a.dht.RoutingTable().Size() > 0
-	if !online {
-		a.endProvider()
-	}
-	for start, stop := a.take(); len(start)+len(stop) > 0 && ctx.Err() == nil; start, stop = a.take() {
-		if err := a.hand(ctx, start, stop); err != nil {
-			return err
+		began := time.Now()
+		busy, err := a.step(ctx)
+		if err != nil && ctx.Err() == nil {
+			a.log.Error("announcing", "err", err)
 		}
-	}
-	if online && a.provider == nil {
-		return a.startProvider()
-	}
-	return nil
-}
-
-// take removes up to announceBatch keys from the backlog, first come first.
-func (a *announcer) take() (start, stop []mh.Multihash) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := min(len(a.order), announceBatch)
-	for _, id := range a.order[:n] {
-		announce, ok := a.backlog[id]
-		if !ok {
-			continue // named twice
-		}
-		delete(a.backlog, id)
-		if announce {
-			start = append(start, id.Multihash())
+		if busy && err == nil {
+			timer.Reset(max(busyCheck, restPart*time.Since(began)))
 		} else {
-			stop = append(stop, id.Multihash())
+			timer.Reset(idleCheck)
 		}
 	}
-	if a.order = a.order[n:]; len(a.order) == 0 {
-		a.order = nil
-	}
-	return start, stop
 }
 
-// hand gives keys to the provider, or to the keystore while there is none.
-func (a *announcer) hand(ctx context.Context, start, stop []mh.Multihash) error {
-	for _, k := range start {
-		if err := a.addLocal(ctx, k); err != nil {
-			return fmt.Errorf("record own key: %w", err)
+// step does what can be done without waiting for the network, and reports
+// whether more is to be done as soon as that is sent.
+func (a *announcer) step(ctx context.Context) (busy bool, err error) {
+	if err := a.forgetChunks(ctx); err != nil {
+		return false, err
+	}
+	if a.dht.RoutingTable().Size() == 0 {
+		a.endProvider()
+		busy, _, err = a.keep(ctx)
+		return busy, err
+	}
+	if err := a.startProvider(ctx); err != nil {
+		return false, err
+	}
+	pending, ready, err := a.provider.pending(ctx)
+	if err != nil || !ready {
+		return true, err
+	}
+	if roots := a.takeRoots(time.Now()); len(roots) > 0 {
+		return true, a.provide(ctx, a.provider.roots, roots)
+	}
+	if pending > 0 && !a.provider.stuck(progress{pending, a.sender.counted.messages.Load()}, time.Now()) {
+		return true, nil
+	}
+	kept, fresh, err := a.keep(ctx)
+	if err != nil || len(fresh) >= sweepBatch {
+		return true, errors.Join(err, a.provide(ctx, a.provider.chunks, fresh))
+	}
+	due, err := a.sweep.next(ctx, a.keys, a.interval, time.Now())
+	a.setOldest()
+	if err != nil {
+		return false, fmt.Errorf("read keys to announce: %w", err)
+	}
+	due = append(due, fresh...)
+	return kept || len(due) > 0, a.provide(ctx, a.provider.chunks, due)
+}
+
+// provide gives keys to a provider.
+func (a *announcer) provide(ctx context.Context, to *provider.SweepingProvider, keys []mh.Multihash) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	if a.ownKept {
+		for _, k := range keys {
+			if err := a.addOwn(ctx, k); err != nil {
+				return fmt.Errorf("record own key: %w", err)
+			}
 		}
 	}
-	if a.provider != nil {
-		return errors.Join(a.provider.StartProviding(false, start...), a.provider.StopProviding(stop...))
-	}
-	if _, err := a.keys.Put(ctx, start...); err != nil {
-		return fmt.Errorf("keep keys to announce: %w", err)
-	}
-	if err := a.keys.Delete(ctx, stop...); err != nil {
-		return fmt.Errorf("drop keys to announce: %w", err)
+	if err := to.ProvideOnce(keys...); err != nil {
+		return fmt.Errorf("announce: %w", err)
 	}
 	return nil
 }
 
-// addLocal writes down that this node has k, so that it can itself answer who
+// addOwn writes down that this node has k, so that it can itself answer who
 // has it: at once, and whatever became of those it announced to.
-func (a *announcer) addLocal(ctx context.Context, k mh.Multihash) error {
+func (a *announcer) addOwn(ctx context.Context, k mh.Multihash) error {
 	return a.dht.ProviderStore().AddProvider(ctx, k, peer.AddrInfo{ID: a.host.ID()})
 }
 
-// refreshLocal does that again when k is announced again, but not soon after
-// the start, when hand has just done it for all keys.
-func (a *announcer) refreshLocal(ctx context.Context, k mh.Multihash) error {
-	if time.Since(a.began) < time.Hour {
-		return nil
+// startProvider starts one if there is none, or the network has changed much.
+func (a *announcer) startProvider(ctx context.Context) error {
+	peers := a.dht.RoutingTable().Size()
+	if a.provider != nil {
+		if !a.provider.outgrown(peers) {
+			return nil
+		}
+		if n, ready, err := a.provider.pending(ctx); err != nil || n > 0 || !ready {
+			return err // not now
+		}
+		a.closeProvider()
 	}
-	return a.addLocal(ctx, k)
-}
-
-func (a *announcer) startProvider() error {
-	opts := []provider.Option{
-		provider.WithHost(a.host), provider.WithRouter(a.dht), provider.WithMessageSender(a.dht.MessageSender()),
-		provider.WithSelfAddrs(a.dht.FilteredAddrs),
-		provider.WithAddLocalRecord(a.refreshLocal),
-		provider.WithKeystore(a.keys), provider.WithDatastore(a.state),
-		provider.WithResumeCycle(false), provider.WithOfflineDelay(offlineDelay),
-		provider.WithConnectivityCheckOnlineInterval(time.Second),
-	}
-	if a.interval > 0 {
-		opts = append(opts, provider.WithReprovideInterval(a.interval),
-			provider.WithMaxReprovideDelay(max(a.interval/20, time.Millisecond)))
-	}
-	p, err := provider.New(opts...)
+	p, err := newProviders(a, peers)
 	if err != nil {
-		return fmt.Errorf("start provider: %w", err)
+		return err
 	}
 	a.setProvider(p)
-	a.log.Debug("announcing starts")
+	a.log.Debug("announcing starts", "peers", peers)
 	return nil
 }
 
+// endProvider ends the provider because nobody is left. Whoever comes next is
+// told everything.
 func (a *announcer) endProvider() {
 	if a.provider == nil {
 		return
 	}
+	a.closeProvider()
+	a.sweep.reset()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id := range a.roots {
+		a.roots[id] = time.Time{}
+	}
+}
+
+func (a *announcer) closeProvider() {
 	p := a.provider
 	a.setProvider(nil)
-	if err := p.Close(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := p.close(); err != nil {
 		a.log.Debug("announcing ends", "err", err)
 	}
 }
 
-func (a *announcer) setProvider(p *provider.SweepingProvider) {
+func (a *announcer) setProvider(p *providers) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.provider = p
 }
 
+func (a *announcer) setOldest() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.oldest = a.sweep.oldest()
+}
+
 // close is called after run has ended.
 func (a *announcer) close() error { return a.keys.Close() }
-
-// Announce makes this node announce that it holds ids, now and again and again
-// until StopAnnouncing. It only notes the wish: it never waits for the network
-// and works without any peer. The error is ErrBacklog or nil.
-//
-// Nothing announced is remembered over a restart: announce what is held after
-// each start.
-func (h *Host) Announce(ids ...chunk.ID) error { return h.announcer.put(true, ids) }
-
-// StopAnnouncing ends what Announce began. Records that others keep expire
-// after 48 hours; until then they lead to an answer "don't have".
-func (h *Host) StopAnnouncing(ids ...chunk.ID) error { return h.announcer.put(false, ids) }
-
-// AnnounceStats says how far announcing has come.
-type AnnounceStats struct {
-	Online  bool // there is somebody to announce to
-	Keys    int  // keys that are kept announced
-	Backlog int  // keys noted and not yet handed on
-	Pending int  // keys whose announcement waits or is being sent
-	Regions int  // parts of the key space that wait to be announced again
-}
-
-// AnnounceStats returns the present figures.
-func (h *Host) AnnounceStats(ctx context.Context) (AnnounceStats, error) {
-	a := h.announcer
-	keys, err := a.keys.Size(ctx)
-	if err != nil {
-		return AnnounceStats{}, fmt.Errorf("count announced keys: %w", err)
-	}
-	a.mu.Lock()
-	s := AnnounceStats{Keys: keys, Backlog: len(a.backlog), Online: a.provider != nil}
-	p := a.provider
-	a.mu.Unlock()
-	if p == nil {
-		return s, nil
-	}
-	ps, err := p.Stats(ctx)
-	if err != nil {
-		return s, fmt.Errorf("statistics of announcing: %w", err)
-	}
-	s.Pending = int(ps.Queues.PendingKeyProvides) + ps.Operations.Ongoing.KeyProvides + ps.Operations.Ongoing.KeyReprovides
-	s.Regions = int(ps.Queues.PendingRegionReprovides)
-	return s, nil
-}

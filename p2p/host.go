@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flistnode/flistnode/flist/chunk"
 	ds "github.com/ipfs/go-datastore"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -46,6 +47,14 @@ type Config struct {
 	Log            *slog.Logger    // discards when nil
 
 	ReprovideInterval time.Duration // between announcements of one key; 22 h when 0
+	AnnounceRate      int           // records of chunks sent a second at most; DefaultAnnounceRate when 0
+
+	// Holds says whether this node has a chunk, for others who ask who has it.
+	// If nil, it has what was announced.
+	Holds func(ctx context.Context, id chunk.ID) (bool, error)
+	// OnDHTRequest is told the kind and size in bytes of each message of the DHT
+	// that comes in, if not nil. It must not block.
+	OnDHTRequest func(kind string, bytes int)
 }
 
 // DefaultListen returns the addresses a node listens on unless told otherwise.

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/pnet"
@@ -21,6 +24,7 @@ import (
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/x/rate"
+	"google.golang.org/protobuf/proto"
 )
 
 // Watermarks of the connection manager. Peers in use are protected from it.
@@ -34,6 +38,9 @@ const (
 	maxMemory   = 1 << 30 // bytes of receive windows that may be open
 	dialTimeout = 10 * time.Second
 )
+
+// bucketSize is Kademlia's k: to how many peers a record goes.
+const bucketSize = 20
 
 // newLibp2p builds the libp2p host and, inside it, the DHT it finds peers by.
 func newLibp2p(cfg Config) (host.Host, *dht.IpfsDHT, error) {
@@ -118,13 +125,25 @@ func withoutUDP(addrs []string, log *slog.Logger) (kept []string) {
 // can be reached from outside would wait for ever on a site without uplink.
 // No address is filtered out, for the same reason.
 func newDHT(h host.Host, cfg Config) (*dht.IpfsDHT, error) {
-	d, err := dht.New(h,
+	opts := []dht.Option{
 		dht.Mode(dht.ModeServer),
 		dht.ProtocolPrefix(DHTPrefix),
-		dht.ProviderDatastore(cfg.Datastore),
+		dht.BucketSize(bucketSize),
 		dht.DisableValues(),
 		dht.BootstrapPeers(),
-	)
+	}
+	if cfg.Holds == nil {
+		opts = append(opts, dht.ProviderDatastore(cfg.Datastore))
+	} else {
+		opts = append(opts, dht.ProviderDatastore(newOwnRecords(cfg.Datastore, h.ID(), cfg.Holds)),
+			dht.ProviderManagerOpts(records.Cache(noCache{})))
+	}
+	if cfg.OnDHTRequest != nil {
+		opts = append(opts, dht.OnRequestHook(func(_ context.Context, _ network.Stream, m *pb.Message) {
+			cfg.OnDHTRequest(m.GetType().String(), proto.Size(m))
+		}))
+	}
+	d, err := dht.New(h, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("start DHT: %w", err)
 	}

@@ -209,7 +209,7 @@ func TestBacklogIsBounded(t *testing.T) {
 }
 
 func TestFirstAnnouncedIsFirstHandedOn(t *testing.T) {
-	a := &announcer{backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1)}
+	a := &announcer{backlog: map[chunk.ID]bool{}, wake: make(chan struct{}, 1), sender: newPacedSender(nil, 0)}
 	ids := make([]chunk.ID, announceBatch+1)
 	for i := range ids {
 		ids[i] = chunk.Sum([]byte{byte(i), byte(i >> 8)})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -87,6 +88,7 @@ func (n *Node) WaitPeers(ctx context.Context, count int) error {
 	defer cancel()
 	for {
 		peers, err := n.Peers(ctx)
+		peers = slices.DeleteFunc(peers, func(p api.Peer) bool { return p.Direction == api.NotConnected })
 		if err == nil && len(peers) >= count {
 			return nil
 		}

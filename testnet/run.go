@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,7 +92,7 @@ func RunScenario(ctx context.Context, sc Scenario, opts RunOptions) (res Result,
 
 func newRunner(sc Scenario, opts RunOptions, dir string, fab *fabric.Fabric) *runner {
 	r := &runner{sc: sc, opts: opts, dir: dir, fabric: fab, began: time.Now(),
-		network: New(Config{Binary: opts.Binary, Dir: dir, Args: opts.Args, Log: opts.Log, Fabric: fab}),
+		network: New(Config{Binary: opts.Binary, Dir: dir, Args: slices.Concat(sc.Args, opts.Args), Log: opts.Log, Fabric: fab}),
 		members: map[string]*member{}, names: map[string]string{}, uplinks: map[string]fabric.Counters{}}
 	for _, h := range fab.Hosts() {
 		m := &member{name: h.Name(), site: h.Site()}
@@ -143,6 +144,8 @@ func (r *runner) do(ctx context.Context, s Step) error {
 		return r.until(ctx, *s.Done, "have everything", func(m *member) bool { return m.fetch.done })
 	case s.Verify != nil:
 		return r.each(s.Verify, func(m *member) error { return r.verify(ctx, m) })
+	case s.Replicate != nil:
+		return r.replicate(ctx, *s.Replicate)
 	case s.Cut != nil:
 		return r.links(s.Cut, "cut", (*fabric.Link).Cut)
 	case s.Heal != nil:

@@ -26,6 +26,7 @@ type Scenario struct {
 	Title string             `yaml:"title"` // one line
 	Size  Size               `yaml:"size"`  // of the content, which cannot be compressed
 	Retry bool               `yaml:"retry"` // ask again for a fetch that failed, and count it
+	Args  []string           `yaml:"args"`  // further arguments of every daemon
 	Sites []ScenarioSite     `yaml:"sites"`
 	Steps []Step             `yaml:"steps"`
 	Goals map[string]float64 `yaml:"goals"` // figure -> the most it should be
@@ -66,6 +67,15 @@ type Step struct {
 	Heal    Names         `yaml:"heal"`    // links
 	Slow    *Slow         `yaml:"slow"`    // links
 	Pause   time.Duration `yaml:"pause"`
+
+	Replicate *Replicate `yaml:"replicate"` // a site keeps copies, and has them on nodes that run
+}
+
+// Replicate asks a node for copies of the content at its site.
+type Replicate struct {
+	Node   string        `yaml:"node"`
+	Copies int           `yaml:"copies"`
+	Within time.Duration `yaml:"within"` // 3 minutes if 0
 }
 
 // Until is how far some fetches must have come, and in what time.

@@ -61,7 +61,7 @@ func (s Scenario) checkStep(step Step) error {
 		return errors.New("want exactly one thing to do")
 	}
 	for _, names := range []Names{step.Start, step.Fetch, step.Verify, step.Kill, step.Restart, step.Freeze, step.Thaw,
-		step.Lie, step.Stall, untilNodes(step.Until), untilNodes(step.Done), {step.Pack}} {
+		step.Lie, step.Stall, untilNodes(step.Until), untilNodes(step.Done), {step.Pack}, replicateNode(step.Replicate)} {
 		if _, err := s.nodes(names); err != nil {
 			return fmt.Errorf("%s: %w", verb, err)
 		}
@@ -78,7 +78,17 @@ func (s Scenario) checkStep(step Step) error {
 	if step.Until != nil && (step.Until.Percent <= 0 || step.Until.Percent > 100) {
 		return fmt.Errorf("until: %g percent: want more than 0, at most 100", step.Until.Percent)
 	}
+	if r := step.Replicate; r != nil && (r.Node == "" || r.Copies < 1 || r.Copies > maxScenarioNodes) {
+		return fmt.Errorf("replicate: %d copies on node %q: want 1 to %d, and a node", r.Copies, r.Node, maxScenarioNodes)
+	}
 	return nil
+}
+
+func replicateNode(r *Replicate) Names {
+	if r == nil {
+		return nil
+	}
+	return Names{r.Node}
 }
 
 func untilNodes(u *Until) Names {

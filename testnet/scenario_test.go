@@ -42,6 +42,7 @@ func TestScenariosEndWell(t *testing.T) {
 	// Who has everything and verified it in the end.
 	want := map[string][]string{
 		"flash-crowd":           {"a2", "a3", "a4", "a5"},
+		"kept-copies":           {"a4"},
 		"kill-the-seed-at-half": {"a2", "a3", "a4", "a5"},
 		"lying-peer":            {"a3", "a4", "a5"},
 		"node-killed":           {"a2", "a3"},
@@ -163,6 +164,7 @@ func TestScenarioFileIsChecked(t *testing.T) {
 		"unknown node":   {head + "  - kill: a9\n", `step 2: kill: no node or site "a9"`},
 		"unknown link":   {head + "  - cut: b\n", `step 2: cut: no node or site "b"`},
 		"bad rate":       {head + "  - slow: {links: a1, rate: fast}\n", "not a rate"},
+		"no copies":      {head + "  - replicate: {node: a1}\n", "replicate: 0 copies"},
 		"bad percent":    {head + "  - until: {nodes: a2, percent: 200}\n", "percent"},
 		"unknown goal":   {head + "goals: {beauty: 1}\n", "beauty"},
 		"goal elsewhere": {head + "goals: {uplink-in-b: 1}\n", "uplink-in-b"},

@@ -26,6 +26,7 @@ var benchmarks = []struct {
 	{"memory", "mount an flist of a million entries and read it", bench.Memory},
 	{"coldstart", "start programs from an image that is elsewhere, over slow links", bench.ColdStart},
 	{"transfer", "fetch from one node over loopback, beside HTTP", bench.Transfer},
+	{"announce", "announce chunks or only flists, look them up among a million", bench.Announce},
 	{"swarm", "many nodes fetch at once over slow links, beside HTTP and BitTorrent", bench.Swarm},
 }
 
@@ -34,22 +35,24 @@ func newBench(a *app) *cobra.Command {
 	var out, rate string
 	var bytes bytesValue
 	cmd := &cobra.Command{
-		Use:   "bench load|image|mount|memory|coldstart|transfer|swarm|all",
+		Use:   "bench load|image|mount|memory|coldstart|transfer|announce|swarm|all",
 		Short: "Measure, beside other tools in the same run",
 		Long: `Measure this program beside other tools and bounds, in the same run and in turn,
 and print tables: the figure, what it is compared with, the ratio. Everything is
 made in a temporary directory and removed at the end.
 
 "coldstart" and "swarm" make their networks of namespaces and take root; "all"
-leaves them out where that cannot be had.
+leaves them out where that cannot be had. "announce" makes networks of 3 and 30
+nodes inside this process and computes the rest; with --slow more of it is run.
 
 With --json: one document with all tables.`,
 		Example: `  flistnode bench load
   flistnode bench image --root ./rootfs --slow
   flistnode bench transfer --size 1GiB
+  flistnode bench announce --plots .
   flistnode bench swarm --nodes 8 --rate 100mbit --size 128MiB --plots .`,
 		Args:      wantArgs(1, 1),
-		ValidArgs: []string{"load", "image", "mount", "memory", "coldstart", "transfer", "swarm", "all"},
+		ValidArgs: []string{"load", "image", "mount", "memory", "coldstart", "transfer", "announce", "swarm", "all"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if opts.Rate, err = testnet.ParseRate(rate); err != nil || opts.Rate == 0 {
@@ -123,7 +126,7 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 		}
 	}
 	if len(tables) == 0 {
-		return usagef("no benchmark %s: want load, image, mount, memory, coldstart, transfer, swarm or all", quote(which))
+		return usagef("no benchmark %s: want load, image, mount, memory, coldstart, transfer, announce, swarm or all", quote(which))
 	}
 	if out != "" {
 		if err := writeTables(out, tables); err != nil {

@@ -55,6 +55,7 @@ func (a *app) daemon(ctx context.Context) error {
 	cfg := a.settings.node
 	// By way of /proc, since the file may have been replaced by a newer one.
 	cfg.KeepMounts, cfg.HoldCommand = true, []string{"/proc/self/exe", holdCommand}
+	cfg.KeepCopies = true
 	err := a.runNode(ctx, cfg, func(ctx context.Context, n *node.Node) error {
 		l, err := api.Listen(a.settings.node.API)
 		if err != nil {

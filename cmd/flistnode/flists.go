@@ -13,8 +13,8 @@ func newFLists(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "flists",
 		Short: "List the flists this node holds on purpose",
-		Long: `List the flists that were packed, fetched, mounted or read from a file on this node:
-CID, name, how each came here and when it was last asked for. The node announces
+		Long: `List the flists that were packed, fetched, mounted or read from a file on this node,
+or replicated to it: CID, name, how each came here and when it was last asked for. The node announces
 them and what it has of them.
 
 With --json: one document, an array of {"cid", "name", "how", "time"}.`,

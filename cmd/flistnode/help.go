@@ -157,7 +157,7 @@ const exitCodesHelp = `The exit code of every flistnode command:
     3    not found: no such path, an flist nobody has, a chunk nobody has
     4    corrupt or hostile data: not an flist, a damaged .flist file, a newer format
     5    in use: the data directory belongs to another process, a mount is busy
-    6    a difference was found (diff), or something is missing or damaged (verify)
+    6    a difference was found (diff), or something is missing (replicate, verify) or damaged (verify)
     130  interrupted by ctrl-C or SIGTERM; a second ctrl-C stops at once
     141  nobody reads the output any more, as with "head"
 

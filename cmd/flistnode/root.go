@@ -84,7 +84,8 @@ FLIST in the commands below is an flist's CID or a .flist file.`,
 
 	addCommands(root, groupImages,
 		newPack(a), newMount(a), newUmount(a), newServeVirtiofs(a), newUnpack(a), newFetch(a),
-		newLs(a), newTree(a), newStat(a), newCat(a), newDiff(a), newInspect(a), newVerify(a), newProfile(a), newFLists(a))
+		newLs(a), newTree(a), newStat(a), newCat(a), newDiff(a), newInspect(a), newVerify(a), newProfile(a), newFLists(a),
+		newReplicate(a))
 	addCommands(root, groupNode,
 		newDaemon(a), newStatus(a), newPeers(a), newWhy(a), newLimits(a), newID(a), newMounts(a), newConfig(a), newTestnet(a), newBench(a))
 	addCommands(root, groupOther, newVersion(a), newDocs(), newHold())

@@ -69,13 +69,17 @@ func (s *settings) register(f *pflag.FlagSet) {
 	f.StringVar(&s.node.SwarmKey, "swarm-key", s.node.SwarmKey, "`FILE` with the pre-shared key of a private network")
 	f.StringVar(&s.node.Site, "site", s.node.Site, "`NAME` of the site this node is in; peers of the same site are asked first")
 	f.BoolVar(&s.noMDNS, "no-mdns", !s.node.MDNS, "do not look for peers on the LAN by multicast")
+	f.Var(&choice{&s.node.Announce, []string{node.AnnounceAuto, node.AnnounceChunks, node.AnnounceRoots}}, "announce",
+		"`WHAT` is announced to the network: chunks, roots (only flists), or auto: chunks as long as that is cheap")
 	f.Var((*bytesValue)(&s.node.CacheBytes), "cache", "`BYTES` of chunks kept in memory, as in 256MiB")
 	f.Var((*rateValue)(&s.node.UploadLimit), "upload-limit", "`BYTES` of chunks a second sent to peers at most, as in 10MiB; 0: no limit")
 	f.Var((*rateValue)(&s.node.DownloadLimit), "download-limit", "`BYTES` of chunks a second taken from peers at most; 0: no limit")
+	f.Var((*bytesValue)(&s.node.ReplicateMax), "replicate-max", "`BYTES` kept for other nodes of the site at most, as in 10GiB; 0: nothing")
+	f.DurationVar(&s.node.ReplicateGrace, "replicate-grace", s.node.ReplicateGrace, "`TIME` a node of the site may be gone before its copies are made anew")
 	f.DurationVar(&s.node.ReadTimeout, "read-timeout", s.node.ReadTimeout, "`TIME` a read of a mounted file waits for a chunk before it fails")
 	f.DurationVar(&s.node.FetchTimeout, "fetch-timeout", s.node.FetchTimeout, "`TIME` a command waits for a chunk nobody sends before it fails")
-	s.common("log-level", "log-format", "listen", "peer", "swarm-key", "site", "no-mdns", "cache",
-		"upload-limit", "download-limit", "read-timeout", "fetch-timeout")
+	s.common("log-level", "log-format", "listen", "peer", "swarm-key", "site", "no-mdns", "announce", "cache",
+		"upload-limit", "download-limit", "replicate-max", "replicate-grace", "read-timeout", "fetch-timeout")
 	for _, name := range s.names[2:] {
 		f.Lookup(name).Annotations[nodeSetting] = []string{"true"}
 	}

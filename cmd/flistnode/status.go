@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,10 +68,30 @@ func (a *app) status(ctx context.Context, c *api.Client) error {
 	t.row("from peers", fmt.Sprintf("%s chunks, %s, %s not needed, %s failures", count(s.Net.ChunksFetched), size(s.Net.BytesReceived),
 		size(s.Net.BytesNeedless), count(s.Net.Failures)))
 	t.row("to peers", fmt.Sprintf("%s chunks, %s", count(s.Net.ChunksServed), size(s.Net.BytesSent)))
-	t.row("announced", fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Announce.Roots), count(s.Announce.Chunks), count(s.Announce.Pending)))
+	t.row("announced", announced(s.Announce))
 	t.row("flists", count(len(s.FLists)))
+	for i, r := range s.Replications {
+		label := "replicates"
+		if i > 0 {
+			label = ""
+		}
+		t.row(label, r.CID+": "+replicationNote(r))
+	}
 	t.row("mounts", count(len(s.Mounts)))
 	return t.flush()
+}
+
+// announced says what is announced, what waits, and by which mode.
+func announced(s api.AnnounceStatus) string {
+	text := fmt.Sprintf("%s flists, %s chunks, %s waiting", count(s.Roots), count(s.Chunks), count(s.Pending))
+	if s.Oldest != nil {
+		text += fmt.Sprintf(", all since %s", when(*s.Oldest))
+	}
+	mode := s.Mode
+	if s.Setting != s.Mode {
+		mode += ", by " + s.Setting
+	}
+	return fmt.Sprintf("%s (%s)", text, mode)
 }
 
 func newPeers(a *app) *cobra.Command {
@@ -77,11 +99,22 @@ func newPeers(a *app) *cobra.Command {
 		Use:   "peers",
 		Short: "List the peers the daemon is connected to",
 		Long: `List the peers the daemon is connected to, with round trip time, what was received
-from each and sent to it, and the address in use.
+from each and sent to it, the address in use, and what each did that it should
+not, counted since the daemon started:
+
+  malformed, oversized  frames the protocol does not allow: it was cut off
+  wants, streams, talk  more requests, streams or messages than a peer may have
+  forged                it claimed chunks it does not have
+  corrupt               it sent wrong bytes
+  stalled               it owed an answer, or was to take one, and did nothing
+
+Peers that did such things and are no longer connected are listed for an hour,
+with "gone" for the direction.
 
 With --json: one document, an array.`,
-		Example: `  flistnode peers`,
-		Args:    wantArgs(0, 0),
+		Example: `  flistnode peers
+  flistnode peers --json | jq '.[] | select(.offences)'`,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withDaemon(cmd.Context(), a.peers)
 		},
@@ -96,15 +129,24 @@ func (a *app) peers(ctx context.Context, c *api.Client) error {
 	if a.json {
 		return a.printJSON(orEmpty(peers))
 	}
-	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS", "REMARK")
+	t := a.table("PEER", "SITE", "DIR", "RTT", "RECEIVED", "SENT", "ADDRESS", "OFFENCES", "REMARK")
 	for _, p := range peers {
 		rtt := "-"
 		if p.Latency > 0 {
 			rtt = p.Latency.Round(10 * time.Microsecond).String()
 		}
-		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")), remark(p))
+		t.row(p.ID, dash(p.Site), p.Direction, rtt, size(p.BytesReceived), size(p.BytesSent), dash(strings.Join(p.Addrs, " ")), offences(p), remark(p))
 	}
 	return t.flush()
+}
+
+// offences lists what a peer did that it should not.
+func offences(p api.Peer) string {
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(p.Offences)) {
+		parts = append(parts, kind+" "+count(p.Offences[kind]))
+	}
+	return dash(strings.Join(parts, ", "))
 }
 
 // remark says what is wrong with a peer.

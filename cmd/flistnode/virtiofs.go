@@ -62,6 +62,7 @@ func (a *app) serveVirtiofs(ctx context.Context, c *api.Client, arg, socket stri
 	if err != nil {
 		return fmt.Errorf("load flist %s: %w", name, err)
 	}
+	defer im.Close()
 	slog.SetDefault(a.log) // for go-fuse
 	fmt.Fprintf(a.stderr, "flistnode: serving %s on %s until ctrl-C\n", name, quote(socket))
 	return mount.ServeVirtiofs(ctx, im, src, socket, mount.Options{ReadTimeout: a.settings.node.ReadTimeout, Log: a.log})

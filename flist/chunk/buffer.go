@@ -1,6 +1,7 @@
 package chunk
 
 import (
+	"context"
 	"math/bits"
 	"sync"
 )
@@ -35,4 +36,10 @@ func Recycle(b []byte) {
 		return
 	}
 	pools[k-minBufferBits].Put(&b)
+}
+
+// Owner is what a Source is besides if it can give content that nobody else
+// has, so that the caller may change it or give it to Recycle.
+type Owner interface {
+	GetOwned(ctx context.Context, id ID) ([]byte, error)
 }

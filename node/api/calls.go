@@ -154,6 +154,25 @@ func (c *Client) Remove(ctx context.Context, flist string) error {
 	return c.call(ctx, http.MethodPost, "/remove", url.Values{"flist": {flist}}, nil, nil)
 }
 
+// Replicate implements Replicator.
+func (c *Client) Replicate(ctx context.Context, req ReplicateRequest, progress func(Replication)) (Replication, error) {
+	var res Replication
+	err := c.stream(ctx, "/replicate", nil, req, &res, onProgress(progress))
+	return res, err
+}
+
+// Replications implements Replicator.
+func (c *Client) Replications(ctx context.Context) ([]Replication, error) {
+	var all []Replication
+	err := c.call(ctx, http.MethodGet, "/replications", nil, nil, &all)
+	return all, err
+}
+
+// StopReplicating implements Replicator.
+func (c *Client) StopReplicating(ctx context.Context, flist string) error {
+	return c.call(ctx, http.MethodPost, "/replicate/stop", url.Values{"flist": {flist}}, nil, nil)
+}
+
 // Status implements Reporter.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var s Status

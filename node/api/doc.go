@@ -34,6 +34,7 @@ type Service interface {
 	Mounter
 	Profiler
 	Keeper
+	Replicator
 	Limiter
 	Reporter
 }
@@ -109,6 +110,19 @@ type Keeper interface {
 	// Remove forgets an flist: it is no longer listed. Its chunks stay, and stay
 	// announced, until something else removes them.
 	Remove(ctx context.Context, flist string) error
+}
+
+// Replicator keeps copies of flists at a site.
+type Replicator interface {
+	// Replicate wishes that copies of every chunk of an flist be kept at the
+	// site, and unless NoWait is set returns when they are there or it is clear
+	// that they will not be (Problem). The wish stays in either case, and when
+	// ctx ends. progress may be nil.
+	Replicate(ctx context.Context, req ReplicateRequest, progress func(Replication)) (Replication, error)
+	// Replications returns the wishes this node knows.
+	Replications(ctx context.Context) ([]Replication, error)
+	// StopReplicating takes a wish back, at the whole site. What is held stays.
+	StopReplicating(ctx context.Context, flist string) error
 }
 
 // Limiter bounds a node's traffic.

@@ -205,6 +205,26 @@ func (h handler) why(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, res, err)
 }
 
+func (h handler) replicate(w http.ResponseWriter, r *http.Request) error {
+	var req ReplicateRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	ev := newEventWriter(w)
+	res, err := h.s.Replicate(r.Context(), req, func(p Replication) { ev.progress(p) })
+	ev.end(res, err)
+	return nil
+}
+
+func (h handler) replications(w http.ResponseWriter, r *http.Request) error {
+	all, err := h.s.Replications(r.Context())
+	return answer(w, all, err)
+}
+
+func (h handler) stopReplicating(w http.ResponseWriter, r *http.Request) error {
+	return answer(w, struct{}{}, h.s.StopReplicating(r.Context(), r.URL.Query().Get("flist")))
+}
+
 func (h handler) limits(w http.ResponseWriter, r *http.Request) error {
 	l, err := h.s.Limits(r.Context())
 	return answer(w, l, err)

@@ -45,6 +45,9 @@ func Handler(s Service) http.Handler {
 		"GET /peers":           h.peers,
 		"GET /id":              h.id,
 		"GET /why":             h.why,
+		"POST /replicate":      h.replicate,
+		"GET /replications":    h.replications,
+		"POST /replicate/stop": h.stopReplicating,
 		"GET /limits":          h.limits,
 		"POST /limits":         h.setLimits,
 	} {

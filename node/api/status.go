@@ -18,6 +18,8 @@ type Status struct {
 	Mounts   []MountInfo    `json:"mounts"`
 	FLists   []PinInfo      `json:"flists"`
 
+	Replications []Replication `json:"replications"`
+
 	Unreached []UnreachedPeer `json:"unreached,omitempty"` // peers to begin with
 }
 
@@ -59,18 +61,26 @@ type NetStatus struct {
 
 // AnnounceStatus tells about what this node announces in the DHT.
 type AnnounceStatus struct {
-	Roots   uint64 `json:"roots"`
-	Chunks  uint64 `json:"chunks"`  // handed to the DHT since the start
-	Pending uint64 `json:"pending"` // waiting to be handed over
+	Setting     string     `json:"setting"`          // auto, chunks or roots
+	Mode        string     `json:"mode"`             // in force: chunks or roots
+	Roots       uint64     `json:"roots"`            // kept announced
+	Chunks      uint64     `json:"chunks"`           // kept announced
+	Pending     uint64     `json:"pending"`          // roots and chunks waiting for it
+	Oldest      *time.Time `json:"oldest,omitempty"` // of the chunks' announcements, once all were announced
+	RecordsSent uint64     `json:"records_sent"`     // to peers, since the start
+	BytesSent   uint64     `json:"bytes_sent"`       // of these records
 }
 
-// Peer is a connected peer.
+// NotConnected is the Direction of a peer that is listed for its Offences alone.
+const NotConnected = "gone"
+
+// Peer is a connected peer, or one that was and is listed for what it did.
 type Peer struct {
 	ID             string        `json:"id"`
 	Addrs          []string      `json:"addrs"`
 	Agent          string        `json:"agent,omitempty"`
 	Site           string        `json:"site,omitempty"`
-	Direction      string        `json:"direction"` // "in" or "out"
+	Direction      string        `json:"direction"` // "in", "out" or NotConnected
 	Latency        time.Duration `json:"latency_ns"`
 	ChunksReceived uint64        `json:"chunks_received"`
 	BytesReceived  uint64        `json:"bytes_received"`
@@ -79,6 +89,10 @@ type Peer struct {
 	Failures       uint64        `json:"failures"`                   // stalls, broken connections, wrong bytes, false claims
 	AvoidedUntil   *time.Time    `json:"avoided_until,omitempty"`    // not asked for anything before
 	Reason         string        `json:"last_avoided_for,omitempty"` // why it is or was avoided
+
+	// Offences counts what the peer did that it should not, since the node
+	// started: malformed, oversized, wants, streams, talk, forged, corrupt, stalled.
+	Offences map[string]uint64 `json:"offences,omitempty"`
 }
 
 // Identity says who a node is and where it listens. Addrs end in its peer ID,

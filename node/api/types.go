@@ -326,8 +326,9 @@ type PinInfo struct {
 
 // How an flist came to be held.
 const (
-	HowPacked   = "packed"
-	HowFetched  = "fetched"
-	HowMounted  = "mounted"
-	HowImported = "imported"
+	HowPacked     = "packed"
+	HowFetched    = "fetched"
+	HowMounted    = "mounted"
+	HowImported   = "imported"
+	HowReplicated = "replicated" // for the site
 )

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -23,6 +24,7 @@ type ClientConfig struct {
 	DialTimeout  time.Duration // 10 s to connect and open a stream
 	StallTimeout time.Duration // 10 s without a byte while answers are due
 	IdleTimeout  time.Duration // 2 min without a request closes a stream
+	Offences     *offence.Book // notes what peers do that they should not; nil: one of the client's own
 	Log          *slog.Logger  // discards when nil
 }
 
@@ -34,6 +36,9 @@ func (c *ClientConfig) setDefaults() {
 	setDefault(&c.IdleTimeout, 2*time.Minute)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Offences == nil {
+		c.Offences = offence.NewBook(c.Log)
 	}
 }
 
@@ -139,9 +144,12 @@ func (c *Client) submit(p peer.ID, r *request) (*lane, error) {
 		err := l.run(ctx)
 		c.forget(l)
 		var bad *ProtocolError
-		if errors.As(err, &bad) {
-			c.cfg.Log.Warn("peer cut off", "peer", p, "err", err)
+		switch {
+		case errors.As(err, &bad):
+			c.cfg.Offences.Note(p, bad.kind(), "cut off: "+bad.Reason)
 			_ = c.host.Network().ClosePeer(p)
+		case errors.Is(err, ErrStalled):
+			c.cfg.Offences.Note(p, offence.Stalled, "owes answers and sends nothing")
 		}
 	})
 	return l, nil

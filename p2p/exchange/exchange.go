@@ -15,6 +15,7 @@ import (
 	"fmt"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
@@ -67,10 +68,28 @@ var (
 
 // ProtocolError says that a peer sent what the protocol does not allow. The
 // connection to it is closed.
-type ProtocolError struct{ Reason string }
+type ProtocolError struct {
+	Reason    string
+	Oversized bool // a frame was announced that is longer than any of its type
+}
 
 func (e *ProtocolError) Error() string { return "protocol violation: " + e.Reason }
 
 func violation(format string, args ...any) error {
 	return &ProtocolError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// badLength returns the violation of a frame whose payload has a length its
+// type does not allow.
+func badLength(typ uint8, size uint64, low, high int) error {
+	reason := fmt.Sprintf("frame of type 0x%02x has %d bytes, allowed are %d to %d", typ, size, low, high)
+	return &ProtocolError{Reason: reason, Oversized: size > uint64(high)}
+}
+
+// kind returns the offence a violation is.
+func (e *ProtocolError) kind() offence.Kind {
+	if e.Oversized {
+		return offence.Oversized
+	}
+	return offence.Malformed
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -229,6 +231,7 @@ func TestPeerThatBreaksTheProtocolIsCutOff(t *testing.T) {
 	_, ids := storeOf(1, 10)
 	for name, sent := range map[string][]byte{
 		"garbage":         bytes.Repeat([]byte("garbage!"), 100),
+		"join too long":   appendHeader(nil, frameType(Join), maxFrameSize),
 		"oversized want":  appendHeader(nil, frameWant, 1<<30),
 		"ragged want":     append(appendHeader(nil, frameWant, wantFixed+33), make([]byte, wantFixed+33)...),
 		"wrapping want":   want{first: 1<<32 - 1, ids: []chunk.ID{ids[0], ids[0]}}.appendTo(nil),
@@ -238,8 +241,7 @@ func TestPeerThatBreaksTheProtocolIsCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			store, _ := storeOf(1, 10)
 			a, b := pair(t)
-			srv := NewServer(b, store, ServerConfig{})
-			t.Cleanup(func() { _ = srv.Close() })
+			srv, book, logged := loggedServer(t, b, store, ServerConfig{Heard: func(peer.ID, Message) {}})
 			st, err := a.NewStream(ctxOf(t), b.ID(), Protocol)
 			if err != nil {
 				t.Fatal(err)
@@ -256,6 +258,11 @@ func TestPeerThatBreaksTheProtocolIsCutOff(t *testing.T) {
 			if total, _ := srv.Stats(); total.Violations != 1 {
 				t.Errorf("violations = %d, want 1", total.Violations)
 			}
+			kind := offence.Malformed
+			if h, err := readHeader(bytes.NewReader(sent)); err != nil || h.size == maxFrameSize {
+				kind = offence.Oversized // more bytes were announced than may be
+			}
+			named(t, book, logged, a.ID(), kind)
 		})
 	}
 }
@@ -281,7 +288,7 @@ func TestPeerThatBrokeTheProtocolIsNotServedForAWhile(t *testing.T) {
 		t.Error("served right after a violation")
 	}
 	srv.mu.Lock()
-	srv.served(a.ID()).bannedUntil = time.Now() // the hour is over
+	srv.guest(a.ID()).bannedUntil = time.Now() // the hour is over
 	srv.mu.Unlock()
 	waitFor(t, "service after the ban", func() bool {
 		_, err := cl.Get(ctxOf(t), b.ID(), ids[0], Waiting)
@@ -304,7 +311,8 @@ func TestClientCutsOffAServerThatBreaksTheProtocol(t *testing.T) {
 				_, _ = io.ReadFull(st, make([]byte, headerSize))
 				_, _ = st.Write(sent)
 			})
-			cl := NewClient(a, ClientConfig{})
+			book := offence.NewBook(slog.New(slog.DiscardHandler))
+			cl := NewClient(a, ClientConfig{Offences: book})
 			t.Cleanup(func() { _ = cl.Close() })
 			var bad *ProtocolError
 			if _, err := cl.Get(ctxOf(t), b.ID(), chunk.ID{}, Waiting); !errors.As(err, &bad) {
@@ -313,6 +321,9 @@ func TestClientCutsOffAServerThatBreaksTheProtocol(t *testing.T) {
 			waitFor(t, "the connection to be closed", func() bool {
 				return a.Network().Connectedness(b.ID()) != network.Connected
 			})
+			if c := book.Of(b.ID()).Counts; c[offence.Malformed]+c[offence.Oversized] != 1 {
+				t.Errorf("offences %v", c)
+			}
 		})
 	}
 }
@@ -353,7 +364,7 @@ func TestCloseFailsWhatIsInFlight(t *testing.T) {
 }
 
 func TestUrgentClassesGoFirst(t *testing.T) {
-	q := newServeQueue(10)
+	q := newServeQueue(10, 10, new(atomic.Int64))
 	for i, c := range []Class{Replication, Prefetch, Waiting, Readahead, Waiting} {
 		q.push(want{class: c, first: uint32(i), ids: make([]chunk.ID, 1)})
 	}

@@ -82,7 +82,7 @@ func readHeader(r io.Reader) (header, error) {
 		low, high = chunkFixed, maxChunkSize
 	}
 	if uint64(size) < uint64(low) || uint64(size) > uint64(high) {
-		return h, violation("frame of type 0x%02x has %d bytes, allowed are %d to %d", h.typ, size, low, high)
+		return h, badLength(b[0], uint64(size), low, high)
 	}
 	h.size = int(size)
 	return h, nil

@@ -5,11 +5,12 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 const (
@@ -26,107 +27,142 @@ const (
 type answer struct {
 	frame []byte
 	bytes []byte // of the chunk; nil in other frames
-	held  int64  // to give back to Server.bytes
+	held  int64  // to give back to Server.reads
 	class Class
 }
 
-// readChunks answers requests of q from the store until q is closed and empty
-// or ctx ends.
-func (s *Server) readChunks(ctx context.Context, p peer.ID, q *serveQueue, out chan<- answer) {
+// readChunks answers requests from the store until the queue is closed and
+// empty or ctx ends.
+func (s *served) readChunks(ctx context.Context) {
 	for {
-		r, ok := q.pop(ctx)
+		r, ok := s.queue.pop(ctx)
 		if !ok {
 			return
 		}
-		a, err := s.answer(ctx, p, r)
+		a, err := s.answer(ctx, r)
 		if err != nil {
 			return // only when ctx ended
 		}
 		select {
-		case out <- a:
+		case s.out <- a:
 		case <-ctx.Done():
-			s.bytes.Release(a.held)
+			s.server.reads.giveBack(&s.guest.reads, a.held)
 			return
 		}
 	}
 }
 
-// answer reads the chunk r asks for. It fails only when ctx ends.
-func (s *Server) answer(ctx context.Context, p peer.ID, r serveRequest) (answer, error) {
-	if err := s.reads.Acquire(ctx, 1); err != nil {
+// answer reads the chunk r asks for, when it is its turn. It fails only when
+// ctx ends.
+func (s *served) answer(ctx context.Context, r serveRequest) (answer, error) {
+	turns, account := s.server.reads, &s.guest.reads
+	if err := turns.take(ctx, account, r.class, chunk.MaxSize); err != nil {
 		return answer{}, err
 	}
-	packed, err := s.store.GetPacked(ctx, r.chunk)
-	s.reads.Release(1)
-	switch {
-	case ctx.Err() != nil:
-		return answer{}, ctx.Err()
-	case errors.Is(err, chunk.ErrNotFound):
-		s.count(p, func(c *ServerStats) { c.Missing++ })
-		return answer{frame: appendIDs(nil, frameMissing, r.id)}, nil
-	case err != nil || len(packed.Bytes) > chunk.MaxSize:
-		s.cfg.Log.Warn("chunk cannot be served", "chunk", r.chunk, "peer", p, "err", err)
-		s.count(p, func(c *ServerStats) { c.Refused++ })
-		return answer{frame: appendRefused(nil, refusedError, r.id)}, nil
+	packed, err := s.server.store.GetPacked(ctx, r.chunk)
+	if ctx.Err() != nil || err != nil || len(packed.Bytes) > chunk.MaxSize {
+		turns.done(account, chunk.MaxSize, 0)
+		if ctx.Err() != nil {
+			return answer{}, ctx.Err()
+		}
+		return s.lacks(r, err), nil
 	}
-	held := min(int64(len(packed.Bytes)), s.cfg.MaxBytes)
-	if err := s.bytes.Acquire(ctx, held); err != nil {
-		return answer{}, err
-	}
+	held := int64(len(packed.Bytes))
+	turns.done(account, chunk.MaxSize, held)
 	return answer{frame: appendChunkHeader(nil, r.id, packed), bytes: packed.Bytes, held: held, class: r.class}, nil
 }
 
-// writeAnswers writes what comes from out until it is closed, and flushes
+// lacks returns the answer to a request for a chunk the store could not give.
+func (s *served) lacks(r serveRequest, err error) answer {
+	if errors.Is(err, chunk.ErrNotFound) {
+		s.guest.empty.add(1, time.Now()) // paid for by what is read next
+		s.server.count(s.guest, func(c *ServerStats) { c.Missing++ })
+		return answer{frame: appendIDs(nil, frameMissing, r.id)}
+	}
+	s.server.cfg.Log.Warn("chunk cannot be served", "chunk", r.chunk, "peer", s.guest.id, "err", err)
+	s.server.count(s.guest, func(c *ServerStats) { c.Refused++ })
+	return answer{frame: appendRefused(nil, refusedError, r.id)}
+}
+
+// writeAnswers writes what comes from s.out until it is closed, and flushes
 // whenever nothing more is waiting. After a failed write it only drains.
-func (s *Server) writeAnswers(ctx context.Context, st network.Stream, out <-chan answer) error {
-	w := bufio.NewWriterSize(deadlineWriter{st, s.cfg.WriteTimeout}, 16<<10)
-	p := st.Conn().RemotePeer()
+func (s *served) writeAnswers(ctx context.Context) error {
+	w := bufio.NewWriterSize(deadlineWriter{s.stream, s.server.cfg.WriteTimeout}, 16<<10)
 	var failed error
-	for a := range out {
+	for a := range s.out {
 		if failed == nil {
-			if failed = s.writeAnswer(ctx, w, a); failed == nil && len(out) == 0 {
+			if failed = s.writeAnswer(ctx, w, a); failed == nil && len(s.out) == 0 {
 				failed = w.Flush()
 			}
 			if failed != nil {
-				_ = st.Reset() // ends reading too
+				_ = s.stream.Reset() // ends reading too
 			}
 		}
-		s.bytes.Release(a.held)
+		s.server.reads.giveBack(&s.guest.reads, a.held)
 		if failed == nil && a.bytes != nil {
-			s.count(p, func(c *ServerStats) {
+			s.active.Store(time.Now().UnixNano())
+			s.server.count(s.guest, func(c *ServerStats) {
 				c.Chunks++
 				c.BytesSent += uint64(len(a.bytes))
 			})
-			s.cfg.Recycle(a.bytes)
+			s.server.cfg.Recycle(a.bytes)
 		}
 	}
-	if failed != nil {
-		return failed
+	if failed == nil {
+		failed = w.Flush()
 	}
-	return w.Flush()
+	if failed = stalled(failed); errors.Is(failed, ErrStalled) {
+		s.server.offends(s.guest, offence.Stalled, "asks and does not take the answers")
+	}
+	return failed
 }
 
 // writeAnswer writes a as fast as the limit lets it, in pieces, so that the
 // peer does not take the node for stalled.
-func (s *Server) writeAnswer(ctx context.Context, w *bufio.Writer, a answer) error {
+func (s *served) writeAnswer(ctx context.Context, w *bufio.Writer, a answer) error {
 	if _, err := w.Write(a.frame); err != nil {
 		return err
 	}
-	urgent := laneOf(a.class) == laneExpress
 	for b := a.bytes; len(b) > 0; {
 		n := len(b)
-		if s.cfg.Upload.Rate() > 0 {
+		if rate := s.server.cfg.Upload.Rate(); rate > 0 {
 			n = min(n, limitPiece)
-			if err := s.cfg.Upload.Wait(ctx, urgent); err != nil {
+			if err := s.waitToSend(ctx, n, a.class, rate); err != nil {
 				return err
 			}
-			s.cfg.Upload.Spend(n, urgent)
 		}
 		if _, err := w.Write(b[:n]); err != nil {
 			return err
 		}
 		b = b[n:]
 	}
+	return nil
+}
+
+// waitToSend returns when it is the peer's turn to be sent n bytes and the
+// limit allows them. Bulk that waited for as long as blindTurn pieces take is
+// sent as if it was urgent.
+func (s *served) waitToSend(ctx context.Context, n int, class Class, rate int64) error {
+	lane := laneOf(class)
+	turns, account, limit := s.server.sends[lane], &s.guest.sends[lane], s.server.cfg.Upload
+	if err := turns.take(ctx, account, class, int64(n)); err != nil {
+		return err
+	}
+	defer turns.done(account, int64(n), int64(n))
+	urgent := lane == laneExpress
+	if !urgent && !limit.Room(time.Now(), 0, false) {
+		patience := blindTurn * time.Second * limitPiece / time.Duration(rate)
+		bulk, cancel := context.WithTimeout(ctx, patience)
+		urgent = limit.Wait(bulk, false) != nil
+		cancel()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if err := limit.Wait(ctx, urgent); err != nil {
+		return err
+	}
+	limit.Spend(n, urgent)
 	return nil
 }
 
@@ -161,6 +197,8 @@ type serveRequest struct {
 // serveQueue holds the requests of one stream, most urgent first.
 type serveQueue struct {
 	max    int
+	mine   *atomic.Int64 // requests waiting on all streams of the peer
+	most   int64         // of those
 	mu     sync.Mutex
 	closed bool
 	n      int
@@ -168,8 +206,8 @@ type serveQueue struct {
 	ready  chan struct{} // one token while there may be something to pop
 }
 
-func newServeQueue(max int) *serveQueue {
-	return &serveQueue{max: max, ready: make(chan struct{}, 1)}
+func newServeQueue(max, perPeer int, mine *atomic.Int64) *serveQueue {
+	return &serveQueue{max: max, most: int64(perPeer), mine: mine, ready: make(chan struct{}, 1)}
 }
 
 // push queues what w asks for and returns the request IDs there is no room
@@ -179,10 +217,11 @@ func (q *serveQueue) push(w want) (refused []uint32) {
 	defer q.mu.Unlock()
 	for i, id := range w.ids {
 		r := serveRequest{id: w.first + uint32(i), chunk: id, class: w.class}
-		if q.n >= q.max {
+		if q.n >= q.max || q.mine.Load() >= q.most {
 			refused = append(refused, r.id)
 			continue
 		}
+		q.mine.Add(1)
 		q.queues[w.class] = append(q.queues[w.class], r)
 		q.n++
 	}
@@ -210,6 +249,7 @@ func (q *serveQueue) cancel(ids []uint32) (gone []uint32) {
 		q.queues[c] = kept
 	}
 	q.n -= len(gone)
+	q.mine.Add(-int64(len(gone)))
 	return gone
 }
 
@@ -241,6 +281,7 @@ func (q *serveQueue) tryPop() (r serveRequest, ok, closed bool) {
 			q.queues[c] = nil // let go of what was read
 		}
 		q.n--
+		q.mine.Add(-1)
 		if q.n > 0 || q.closed {
 			q.wake()
 		}
@@ -257,6 +298,15 @@ func (q *serveQueue) close() {
 	defer q.mu.Unlock()
 	q.closed = true
 	q.wake()
+}
+
+// drop gives up what is still queued.
+func (q *serveQueue) drop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mine.Add(-int64(q.n))
+	q.n = 0
+	clear(q.queues[:])
 }
 
 func (q *serveQueue) wake() {

@@ -7,14 +7,15 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/p2p/limit"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"golang.org/x/sync/semaphore"
 )
 
 // Store gives chunks as they rest. GetPacked returns an error that matches
@@ -27,8 +28,9 @@ type Store interface {
 // ServerConfig bounds a Server. A zero field takes its default.
 type ServerConfig struct {
 	MaxStreamsPerPeer int                        // 8
-	MaxStreams        int                        // 512, of all peers together
+	MaxStreams        int                        // 1024, of all peers together
 	MaxQueue          int                        // 1024 requests waiting on a stream; one more is answered "busy"
+	MaxQueuePerPeer   int                        // 2048 on all streams of a peer
 	MaxReads          int                        // 32 reads of the store at a time
 	MaxBytes          int64                      // 256 MiB of chunks read but not yet written
 	WriteTimeout      time.Duration              // 20 s for a write of at most 128 KiB
@@ -37,13 +39,15 @@ type ServerConfig struct {
 	Upload            *limit.Limit               // of chunks sent; nil: none
 	Heard             func(p peer.ID, m Message) // takes what peers tell, quickly; nil skips it
 	Recycle           func([]byte)               // takes back the bytes of a chunk of the Store after they were sent; may be nil
+	Offences          *offence.Book              // notes what peers do that they should not; nil: one of the server's own
 	Log               *slog.Logger               // discards when nil
 }
 
 func (c *ServerConfig) setDefaults() {
 	setDefault(&c.MaxStreamsPerPeer, 8)
-	setDefault(&c.MaxStreams, 512)
+	setDefault(&c.MaxStreams, 1024)
 	setDefault(&c.MaxQueue, 1024)
+	setDefault(&c.MaxQueuePerPeer, 2048)
 	setDefault(&c.MaxReads, 32)
 	setDefault(&c.MaxBytes, 256<<20)
 	setDefault(&c.WriteTimeout, 20*time.Second)
@@ -54,6 +58,9 @@ func (c *ServerConfig) setDefaults() {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Offences == nil {
+		c.Offences = offence.NewBook(c.Log)
 	}
 }
 
@@ -68,13 +75,13 @@ type Server struct {
 	host  host.Host
 	store Store
 	cfg   ServerConfig
-	reads *semaphore.Weighted // reads of the store that run
-	bytes *semaphore.Weighted // bytes read and not yet written
+	reads *turns           // to read the store, and to hold what was read until it is written
+	sends [numLanes]*turns // to send while there is a limit
 
 	mu      sync.Mutex
 	closed  bool
-	streams map[network.Stream]context.CancelFunc
-	peers   map[peer.ID]*peerServed // all ever served, at most maxServedPeers
+	streams map[*served]struct{}
+	guests  map[peer.ID]*guest // all ever served, at most maxGuests
 	total   ServerStats
 	wg      sync.WaitGroup
 }
@@ -84,10 +91,10 @@ func NewServer(h host.Host, store Store, cfg ServerConfig) *Server {
 	cfg.setDefaults()
 	s := &Server{
 		host: h, store: store, cfg: cfg,
-		reads:   semaphore.NewWeighted(int64(cfg.MaxReads)),
-		bytes:   semaphore.NewWeighted(cfg.MaxBytes),
-		streams: map[network.Stream]context.CancelFunc{},
-		peers:   map[peer.ID]*peerServed{},
+		reads:   newTurns(cfg.MaxReads, cfg.MaxBytes),
+		sends:   [numLanes]*turns{newTurns(1, 0), newTurns(1, 0)},
+		streams: map[*served]struct{}{},
+		guests:  map[peer.ID]*guest{},
 	}
 	h.SetStreamHandler(Protocol, s.handle)
 	return s
@@ -98,8 +105,8 @@ func (s *Server) Close() error {
 	s.host.RemoveStreamHandler(Protocol)
 	s.mu.Lock()
 	s.closed = true
-	for _, cancel := range s.streams {
-		cancel()
+	for st := range s.streams {
+		st.cancel()
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
@@ -107,153 +114,147 @@ func (s *Server) Close() error {
 }
 
 // handle serves one stream until it ends.
-func (s *Server) handle(st network.Stream) {
+func (s *Server) handle(stream network.Stream) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if !s.admit(st, cancel) {
-		_ = st.Reset()
+	st := s.admit(stream, cancel)
+	if st == nil {
+		_ = stream.Reset()
 		return
 	}
 	defer s.leave(st)
 	// Reading and writing do not watch a context; a reset ends both.
-	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
+	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
 	defer stop()
 
-	q := newServeQueue(s.cfg.MaxQueue)
-	out := make(chan answer, 2)
 	var work sync.WaitGroup
 	for range readersPerStream {
-		work.Go(func() { s.readChunks(ctx, st.Conn().RemotePeer(), q, out) })
+		work.Go(func() { st.readChunks(ctx) })
 	}
 	var write sync.WaitGroup
 	write.Go(func() {
-		if err := s.writeAnswers(ctx, st, out); err != nil {
-			s.cfg.Log.Debug("exchange stream ends", "peer", st.Conn().RemotePeer(), "err", err)
+		if err := st.writeAnswers(ctx); err != nil {
+			s.cfg.Log.Debug("exchange stream ends", "peer", st.guest.id, "err", err)
 			cancel()
 		}
 	})
-	err := s.readRequests(ctx, st, q, out)
-	q.close()
+	err := st.readRequests(ctx)
+	st.queue.close()
 	if err != nil && !errors.Is(err, io.EOF) {
 		cancel()
 	}
 	work.Wait()
-	close(out)
+	st.queue.drop()
+	close(st.out)
 	write.Wait()
 	s.end(st, err)
 }
 
 // end says goodbye to a stream whose reading ended with err, and cuts off a
 // peer that broke the protocol.
-func (s *Server) end(st network.Stream, err error) {
+func (s *Server) end(st *served, err error) {
 	var bad *ProtocolError
 	if !errors.As(err, &bad) {
-		_ = st.Close()
+		_ = st.stream.Close()
 		return
 	}
-	p := st.Conn().RemotePeer()
-	s.count(p, func(c *ServerStats) { c.Violations++ })
-	s.mu.Lock()
-	s.served(p).bannedUntil = time.Now().Add(s.cfg.BanTime)
-	s.mu.Unlock()
-	s.cfg.Log.Warn("peer cut off", "peer", p, "err", err)
-	_ = st.Reset()
-	_ = s.host.Network().ClosePeer(p)
+	s.count(st.guest, func(c *ServerStats) { c.Violations++ })
+	s.offends(st.guest, bad.kind(), "cut off: "+bad.Reason)
+	_ = st.stream.Reset()
+	s.cutOff(st.guest)
 }
 
-// admit registers a stream, unless there are too many or the peer is banned.
-func (s *Server) admit(st network.Stream, cancel context.CancelFunc) bool {
-	p := st.Conn().RemotePeer()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	served := s.served(p)
-	if s.closed || len(s.streams) >= s.cfg.MaxStreams || served.streams >= s.cfg.MaxStreamsPerPeer ||
-		time.Now().Before(served.bannedUntil) {
-		return false
-	}
-	s.streams[st] = cancel
-	served.streams++
-	s.wg.Add(1)
-	return true
+// served is a stream that is served.
+type served struct {
+	server *Server
+	guest  *guest
+	stream network.Stream
+	cancel context.CancelFunc
+	queue  *serveQueue
+	out    chan answer  // to write
+	active atomic.Int64 // UnixNano of the last frame read or written
 }
 
-func (s *Server) leave(st network.Stream) {
-	s.mu.Lock()
-	delete(s.streams, st)
-	s.served(st.Conn().RemotePeer()).streams--
-	s.mu.Unlock()
-	s.wg.Done()
-}
-
-// readRequests reads frames until the stream ends, and puts what they ask for
-// into q.
-func (s *Server) readRequests(ctx context.Context, st network.Stream, q *serveQueue, out chan<- answer) error {
-	r := bufio.NewReaderSize(st, 16<<10)
+// readRequests reads frames until the stream ends, and queues what they ask
+// for.
+func (s *served) readRequests(ctx context.Context) error {
+	r := bufio.NewReaderSize(s.stream, 16<<10)
 	buf := make([]byte, maxSmallFrame)
-	told := listener{heard: s.cfg.Heard, peer: st.Conn().RemotePeer(), last: time.Now()}
 	for {
-		_ = st.SetReadDeadline(time.Now().Add(s.cfg.IdleTimeout))
+		now := time.Now()
+		s.active.Store(now.UnixNano())
+		_ = s.stream.SetReadDeadline(now.Add(s.server.cfg.IdleTimeout))
 		h, err := readHeader(r)
 		if err != nil {
 			return err
 		}
-		var reply []byte
 		switch h.typ {
 		case frameWant, frameCancel:
-			if _, err := io.ReadFull(r, buf[:h.size]); err != nil {
-				return err
-			}
-			if reply, err = s.take(st.Conn().RemotePeer(), h.typ, buf[:h.size], q); err != nil {
-				return err
+			if _, err = io.ReadFull(r, buf[:h.size]); err == nil {
+				err = s.take(ctx, h.typ, buf[:h.size])
 			}
 		case frameChunk, frameMissing, frameRefused:
-			return violation("an answer (frame type 0x%02x) came to a server", h.typ)
-		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members), frameType(Reading):
-			if s.cfg.Heard != nil {
-				err = told.read(ctx, r, Kind(h.typ), h.size)
-			} else {
-				_, err = r.Discard(h.size)
+			err = violation("an answer (frame type 0x%02x) came to a server", h.typ)
+		case frameType(Hello), frameType(Join), frameType(Have), frameType(Fetching), frameType(Leave), frameType(Members), frameType(Reading), frameType(Keep):
+			if s.server.cfg.Heard != nil {
+				err = s.hear(ctx, r, Kind(h.typ), h.size)
+				break
 			}
-			if err != nil {
-				return err
-			}
+			fallthrough
 		default: // of a later version
-			if _, err := r.Discard(h.size); err != nil {
-				return err
+			if _, err = r.Discard(h.size); err == nil {
+				err = s.payTalk(ctx, h.size)
 			}
 		}
-		if len(reply) == 0 {
-			continue
-		}
-		select {
-		case out <- answer{frame: reply}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// take puts a want into q or takes cancelled requests out of it. It returns
-// the frame that answers what cannot or need not be served.
-func (s *Server) take(p peer.ID, typ frameType, payload []byte, q *serveQueue) ([]byte, error) {
+// take queues a want, or takes cancelled requests out of the queue, and has
+// answered what cannot or need not be served.
+func (s *served) take(ctx context.Context, typ frameType, payload []byte) error {
+	var reply []byte
+	var idle int // requests that cost the peer nothing
 	if typ == frameCancel {
 		ids, err := parseIDs(payload)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if gone := q.cancel(ids); len(gone) > 0 {
-			return appendRefused(nil, refusedCancelled, gone...), nil
+		if gone := s.queue.cancel(ids); len(gone) > 0 {
+			reply = appendRefused(nil, refusedCancelled, gone...)
 		}
-		return nil, nil
+		idle = len(ids)
+	} else {
+		w, err := parseWant(payload)
+		if err != nil {
+			return err
+		}
+		if refused := s.queue.push(w); len(refused) > 0 {
+			s.server.count(s.guest, func(c *ServerStats) { c.Refused += uint64(len(refused)) })
+			s.server.offends(s.guest, offence.Wants, "asks for more chunks at a time than are queued, refused as busy")
+			reply = appendRefused(nil, refusedBusy, refused...)
+			idle = len(refused)
+		}
 	}
-	w, err := parseWant(payload)
-	if err != nil {
-		return nil, err
+	if len(reply) > 0 {
+		select {
+		case s.out <- answer{frame: reply}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	refused := q.push(w)
-	if len(refused) == 0 {
-		return nil, nil
+	return s.payEmpty(ctx, idle)
+}
+
+// payEmpty counts n requests answered without a chunk and waits while there
+// were too many of them.
+func (s *served) payEmpty(ctx context.Context, n int) error {
+	wait := s.guest.empty.add(n, time.Now())
+	if wait == 0 {
+		return nil
 	}
-	s.count(p, func(c *ServerStats) { c.Refused += uint64(len(refused)) })
-	return appendRefused(nil, refusedBusy, refused...), nil
+	s.server.offends(s.guest, offence.Wants, "asks mostly for what is not to be had, read slowly")
+	return pause(ctx, wait)
 }

@@ -1,13 +1,6 @@
 package exchange
 
-import (
-	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
-)
-
-// maxServedPeers bounds how many peers are counted one by one.
-const maxServedPeers = 4096
+import "github.com/libp2p/go-libp2p/core/peer"
 
 // ServerStats counts what a Server did, for one peer or for all.
 type ServerStats struct {
@@ -18,47 +11,21 @@ type ServerStats struct {
 	Violations uint64 // times a peer was cut off
 }
 
-type peerServed struct {
-	ServerStats
-	streams     int       // open now
-	bannedUntil time.Time // after a violation
-}
-
 // Stats returns the counts of all peers together and of each peer served.
 func (s *Server) Stats() (total ServerStats, peers map[peer.ID]ServerStats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	peers = make(map[peer.ID]ServerStats, len(s.peers))
-	for p, c := range s.peers {
-		peers[p] = c.ServerStats
+	peers = make(map[peer.ID]ServerStats, len(s.guests))
+	for p, g := range s.guests {
+		peers[p] = g.ServerStats
 	}
 	return s.total, peers
 }
 
-// count applies f to the counts of p and to the total.
-func (s *Server) count(p peer.ID, f func(*ServerStats)) {
+// count applies f to the counts of g and to the total.
+func (s *Server) count(g *guest, f func(*ServerStats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.total)
-	f(&s.served(p).ServerStats)
-}
-
-// served returns the counts of p. With too many peers one that has no stream
-// and no ban is forgotten. s.mu is held.
-func (s *Server) served(p peer.ID) *peerServed {
-	c := s.peers[p]
-	if c != nil {
-		return c
-	}
-	if len(s.peers) >= maxServedPeers {
-		for q, old := range s.peers {
-			if old.streams == 0 && time.Now().After(old.bannedUntil) {
-				delete(s.peers, q)
-				break
-			}
-		}
-	}
-	c = &peerServed{}
-	s.peers[p] = c
-	return c
+	f(&g.ServerStats)
 }

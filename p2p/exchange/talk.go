@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -24,6 +26,14 @@ const (
 	Leave    Kind = 0x14 // I no longer share Root
 	Members  Kind = 0x15 // Peers share Root too
 	Reading  Kind = 0x16 // I fetch only what is read of Root: leave no chunks to me
+	Keep     Kind = 0x17 // Copies of each chunk of Root are to be kept at the site; State is my part in it
+)
+
+// Bits of the State of a Keep message. Others are ignored.
+const (
+	KeepTakes    = 1 << iota // I take more chunks
+	KeepMetadata             // I hold all metadata
+	KeepLoads                // I am loading the flist, and may take chunks then
 )
 
 // Message is something a node tells a peer about an flist both may share. The
@@ -36,6 +46,10 @@ type Message struct {
 	Index  []uint32  // into the chunk table
 	Peers  []peer.ID // at most MaxMembers
 	Site   string    // at most MaxSite bytes
+
+	Version uint64 // of a wish for copies: the greatest is the newest
+	Copies  uint8  // 0: no longer
+	State   uint8
 }
 
 // Bounds of messages.
@@ -47,6 +61,7 @@ const (
 
 	rootSize     = len(chunk.ID{})
 	joinFixed    = rootSize + 4
+	keepSize     = rootSize + 8 + 1 + 1
 	maxPeerIDLen = 64
 )
 
@@ -63,6 +78,8 @@ func messageBounds(k Kind) (low, high int, ok bool) {
 		return rootSize, rootSize, true
 	case Members:
 		return rootSize, rootSize + MaxMembers*(1+maxPeerIDLen), true
+	case Keep:
+		return keepSize, keepSize, true
 	}
 	return 0, 0, false
 }
@@ -89,6 +106,9 @@ func (m Message) appendTo(b []byte) []byte {
 			b = append(b, byte(len(p)))
 			b = append(b, p...)
 		}
+	case Keep:
+		b = binary.LittleEndian.AppendUint64(b, m.Version)
+		b = append(b, m.Copies, m.State)
 	}
 	binary.LittleEndian.PutUint32(b[start+1:], uint32(len(b)-start-headerSize))
 	return b
@@ -113,6 +133,11 @@ func parseMessage(k Kind, p []byte) (Message, error) {
 		var err error
 		m.Index, err = parseIDs(p)
 		return m, err
+	case Keep:
+		if len(p) != keepSize-rootSize {
+			return m, violation("wish for copies of %d bytes", len(p))
+		}
+		m.Version, m.Copies, m.State = binary.LittleEndian.Uint64(p), p[8], p[9]
 	case Members:
 		for len(p) > 0 {
 			n := int(p[0])
@@ -146,25 +171,19 @@ func parseJoin(m Message, p []byte) (Message, error) {
 	return m, nil
 }
 
-// What a peer may say, in bytes: more is read no faster.
 const (
-	talkBurst = 4 << 20
-	talkRate  = 1 << 20 // a second
+	// messageCost and helloCost are what a message costs in talk besides its
+	// bytes, for the work it makes.
+	messageCost = 512
+	helloCost   = 64 << 10
 )
 
-// listener reads the messages of one stream, at a bounded rate.
-type listener struct {
-	heard func(peer.ID, Message)
-	peer  peer.ID
-	spent float64
-	last  time.Time
-}
-
-// read reads one message's payload of size bytes and hands it on.
-func (l *listener) read(ctx context.Context, r io.Reader, k Kind, size int) error {
+// hear reads the payload of a message, of size bytes, and hands it on. A peer
+// that tells too much is read no faster than it may tell.
+func (s *served) hear(ctx context.Context, r *bufio.Reader, k Kind, size int) error {
 	low, high, _ := messageBounds(k)
 	if size < low || size > high {
-		return violation("message 0x%02x has %d bytes, allowed are %d to %d", k, size, low, high)
+		return badLength(uint8(k), uint64(size), low, high)
 	}
 	buf := make([]byte, size)
 	if _, err := io.ReadFull(r, buf); err != nil {
@@ -174,32 +193,28 @@ func (l *listener) read(ctx context.Context, r io.Reader, k Kind, size int) erro
 	if err != nil {
 		return err
 	}
-	l.heard(l.peer, m)
-	return l.pay(ctx, size+64)
+	s.server.cfg.Heard(s.guest.id, m)
+	if k == Hello {
+		size += helloCost
+	}
+	return s.payTalk(ctx, size)
 }
 
-// pay waits while more was said than may be.
-func (l *listener) pay(ctx context.Context, n int) error {
-	now := time.Now()
-	l.spent = max(0, l.spent-now.Sub(l.last).Seconds()*talkRate) + float64(n)
-	l.last = now
-	if l.spent <= talkBurst {
+// payTalk waits while the peer told more than it may.
+func (s *served) payTalk(ctx context.Context, n int) error {
+	wait := s.guest.told.add(n+messageCost, time.Now())
+	if wait == 0 {
 		return nil
 	}
-	t := time.NewTimer(time.Duration((l.spent - talkBurst) / talkRate * float64(time.Second)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	s.server.offends(s.guest, offence.Talk, "tells more than is listened to, read slowly")
+	return pause(ctx, wait)
 }
 
 // talk is the stream over which a client tells a peer things.
 type talk struct {
-	mu sync.Mutex // held while writing
-	st network.Stream
+	users int        // calls of Tell that run; Client.mu guards it
+	mu    sync.Mutex // held while writing
+	st    network.Stream
 }
 
 // Tell sends messages to p, in order, over a stream of their own. Calls for
@@ -210,6 +225,7 @@ func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error
 	if err != nil {
 		return err
 	}
+	defer c.endTalk(p, t)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.st == nil {
@@ -220,12 +236,13 @@ func (c *Client) Tell(ctx context.Context, p peer.ID, messages ...Message) error
 			return wrapDial(p, err)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = t.st.Reset() })
+	st := t.st // which is no longer t.st when ctx ends after a failure
+	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
 	for _, m := range messages {
-		_ = t.st.SetWriteDeadline(time.Now().Add(c.cfg.StallTimeout))
-		if _, err := t.st.Write(m.appendTo(nil)); err != nil {
-			_ = t.st.Reset()
+		_ = st.SetWriteDeadline(time.Now().Add(c.cfg.StallTimeout))
+		if _, err := st.Write(m.appendTo(nil)); err != nil {
+			_ = st.Reset()
 			t.st = nil
 			return stalled(err)
 		}
@@ -261,5 +278,15 @@ func (c *Client) talkTo(p peer.ID) (*talk, error) {
 		t = &talk{}
 		c.talks[p] = t
 	}
+	t.users++
 	return t, nil
+}
+
+// endTalk forgets a peer to whom there is no stream and nobody tells anything.
+func (c *Client) endTalk(p peer.ID, t *talk) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.users--; t.users == 0 && c.talks[p] == t && t.st == nil {
+		delete(c.talks, p)
+	}
 }

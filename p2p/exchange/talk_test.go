@@ -2,11 +2,13 @@ package exchange
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/google/go-cmp/cmp"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -21,6 +23,7 @@ func sampleMessages() []Message {
 		{Kind: Leave, Root: root},
 		{Kind: Reading, Root: root},
 		{Kind: Members, Root: root, Peers: []peer.ID{"\x00\x01a", "\x00\x02bc"}},
+		{Kind: Keep, Root: root, Version: 1 << 40, Copies: 3, State: KeepTakes | KeepLoads},
 	}
 }
 
@@ -55,6 +58,8 @@ func TestAMalformedMessageIsAViolation(t *testing.T) {
 		"members cut short":           {Members, append(bytes.Clone(root), 9, 1)},
 		"leave without flist":         {Leave, root[:7]},
 		"reading without flist":       {Reading, root[:7]},
+		"wish for copies cut short":   {Keep, append(bytes.Clone(root), 1, 2, 3)},
+		"wish for copies too long":    {Keep, append(bytes.Clone(root), make([]byte, 11)...)},
 	} {
 		var bad *ProtocolError
 		if _, err := parseMessage(c.kind, c.payload); !errors.As(err, &bad) {
@@ -80,4 +85,27 @@ func FuzzParseMessage(f *testing.F) {
 			t.Errorf("kind 0x%02x: %x was written again as %x", kind, payload, again)
 		}
 	})
+}
+
+func TestTellingMayBeCancelledWhileItsStreamFails(t *testing.T) {
+	a, b := pair(t)
+	b.SetStreamHandler(Protocol, func(s network.Stream) { _ = s.Reset() })
+	c := NewClient(a, ClientConfig{})
+	defer c.Close()
+	failed := 0
+	for range 300 {
+		ctx, cancel := context.WithCancel(ctxOf(t))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			cancel()
+		}()
+		if c.Tell(ctx, b.ID(), sampleMessages()...) != nil {
+			failed++
+		}
+		<-done
+	}
+	if failed == 0 {
+		t.Error("nothing failed")
+	}
 }

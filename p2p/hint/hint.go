@@ -34,6 +34,7 @@ const MaxBytes = 64 << 10
 
 const (
 	maxStreams = 64 // questions answered at a time; more are refused
+	maxPerPeer = 4  // of them, of one peer
 	timeout    = 10 * time.Second
 )
 
@@ -72,7 +73,7 @@ func (s *Server) Close() error {
 
 func (s *Server) handle(st network.Stream) {
 	s.mu.Lock()
-	if s.closed || len(s.now) >= maxStreams {
+	if s.closed || len(s.now) >= maxStreams || s.of(st.Conn().RemotePeer()) >= maxPerPeer {
 		s.mu.Unlock()
 		_ = st.Reset()
 		return
@@ -92,6 +93,16 @@ func (s *Server) handle(st network.Stream) {
 		return
 	}
 	_ = st.Close()
+}
+
+// of returns how many questions of p are being answered. s.mu is held.
+func (s *Server) of(p peer.ID) (n int) {
+	for st := range s.now {
+		if st.Conn().RemotePeer() == p {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Server) answer(st network.Stream) error {

@@ -80,3 +80,34 @@ func TestSilentPeerIsNotWaitedForLongerThanTheContext(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestOnePeersOpenQuestionsLeaveRoomForAnother(t *testing.T) {
+	m, err := mocknet.FullMeshConnected(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	greedy, server, other := m.Hosts()[0], m.Hosts()[1], m.Hosts()[2]
+	s := hint.NewServer(server, func(chunk.ID) []byte { return []byte("note") }, slog.New(slog.DiscardHandler))
+	ended := make(chan struct{}, 100)
+	for range cap(ended) {
+		st, err := greedy.NewStream(t.Context(), server.ID(), hint.Protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = st.Write([]byte{1}) // and no more
+		go func() {
+			_, _ = st.Read(make([]byte, 1))
+			ended <- struct{}{}
+		}()
+	}
+	for range cap(ended) - 4 { // the others wait for their questions
+		<-ended
+	}
+	if note, err := hint.Ask(t.Context(), other, server.ID(), chunk.ID{}); err != nil || len(note) == 0 {
+		t.Errorf("another peer: %q, %v", note, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

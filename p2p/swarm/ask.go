@@ -97,10 +97,9 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	jp := j.peers[a.peer]
 	jp.asks--
 	jp.bytes -= a.size
-	m := j.sh.members[a.peer]
 	if err != nil {
 		j.bytes -= a.size
-		j.refused(a, jp, m, err, at)
+		j.refused(a, jp, err, at)
 		if !j.sh.have.has(a.place) && len(j.inflight[a.place]) == 0 && !j.pending.has(a.place) {
 			j.pending.set(a.place)
 			j.waiting++
@@ -110,8 +109,7 @@ func (j *job) answered(a *jobAsk, packed chunk.Packed, err error, at time.Time) 
 	n := len(packed.Bytes)
 	j.s.peers.delivered(a.peer, j.class, n, at.Sub(a.began), at)
 	j.s.cfg.Download.Spend(n, false)
-	if m != nil {
-		m.good++
+	if m := j.sh.members[a.peer]; m != nil {
 		j.sh.setAside(m, false)
 		if m.seed || !m.near {
 			took := at.Sub(a.began)
@@ -155,7 +153,7 @@ func (jp *jobPeer) measure(n int, at time.Time) {
 }
 
 // refused notes a request that failed.
-func (j *job) refused(a *jobAsk, jp *jobPeer, m *member, err error, at time.Time) {
+func (j *job) refused(a *jobAsk, jp *jobPeer, err error, at time.Time) {
 	var corrupt *chunk.CorruptError
 	var broken *exchange.ProtocolError
 	book := j.s.peers
@@ -164,10 +162,10 @@ func (j *job) refused(a *jobAsk, jp *jobPeer, m *member, err error, at time.Time
 		book.gaveUp(a.peer, j.class, 0, false, at)
 	case errors.As(err, &corrupt), errors.As(err, &broken):
 		book.lied(a.peer, j.class, err.Error(), at)
-		j.s.cfg.Log.Warn("peer sent wrong bytes, not asked for a while", "peer", a.peer, "chunk", j.sh.table.IDs[a.place], "err", err)
+		j.s.noteWrongBytes(a.peer, j.sh.table.IDs[a.place], err)
 	case errors.Is(err, chunk.ErrNotFound):
 		book.missed(a.peer, j.class, j.sh.table.IDs[a.place], at, at.Add(j.s.cfg.MissingTTL))
-		j.claimed(a, m, at)
+		j.s.claimedWrongly(j.sh, a.peer, a.place, at)
 	case errors.Is(err, exchange.ErrBusy):
 		book.busy(a.peer, j.class, at)
 		jp.blocked = at.Add(busyWait)
@@ -175,23 +173,6 @@ func (j *job) refused(a *jobAsk, jp *jobPeer, m *member, err error, at time.Time
 	default:
 		book.failed(a.peer, j.class, err.Error(), at)
 		jp.window = minWindow
-	}
-}
-
-// claimed notes that a member does not have what it said it had. One that does
-// so often is no longer believed.
-func (j *job) claimed(a *jobAsk, m *member, at time.Time) {
-	if m == nil || !m.have.has(a.place) {
-		return
-	}
-	m.have.clear(a.place)
-	m.n--
-	j.sh.count(m, a.place, minus)
-	if m.wrong++; m.wrong >= falseLimit && m.wrong > m.good {
-		j.s.cfg.Log.Warn("peer claims chunks it does not have, its bitmap is not believed", "peer", a.peer,
-			"flist", j.sh.table.Root, "wrong", m.wrong, "good", m.good)
-		j.s.peers.suspect(a.peer, "claimed chunks it did not have", at)
-		j.sh.remove(a.peer)
 	}
 }
 

@@ -71,6 +71,7 @@ type link struct {
 	busy  bool
 	flows []peer.ID // in turn
 	queue map[peer.ID][]chan struct{}
+	done  int // how often it carried something
 }
 
 // carry takes n bytes for flow over the link. It reports whether it did: what
@@ -93,6 +94,7 @@ func (l *link) carry(ctx context.Context, flow peer.ID, n int) (carried bool) {
 		l.mu.Unlock()
 	}
 	if carried = ctx.Err() == nil; carried {
+		l.done++ // by who has the link to himself now
 		time.Sleep(time.Duration(float64(n) / l.rate * float64(time.Second)))
 	}
 	l.mu.Lock()

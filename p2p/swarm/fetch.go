@@ -54,6 +54,7 @@ type fetch struct {
 type ask struct {
 	class  Class
 	began  time.Time
+	far    bool // beyond the uplink
 	cancel context.CancelFunc
 }
 
@@ -127,6 +128,7 @@ func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 	class, roots, hinted := x.s.wants(x.f)
 	x.class = class
 	x.upgrade(class)
+	x.yield(roots, now)
 	wake = x.cutStalled(now)
 	limit := maxActiveBulk
 	if class <= Readahead {
@@ -140,7 +142,7 @@ func (x *fetch) step(ctx context.Context, now time.Time) (wake time.Time) {
 		if !ok {
 			break
 		}
-		x.start(ctx, p, class, now)
+		x.start(ctx, p, class, roots, now)
 	}
 	if len(x.active) == 0 {
 		wake = earliest(wake, x.began.Add(x.s.cfg.FindTimeout))
@@ -214,14 +216,19 @@ func (x *fetch) cutStalled(now time.Time) (wake time.Time) {
 // more peers and says when one may be usable.
 func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best peer.ID, again time.Time, ok bool) {
 	// Those that say they hold it, at this site and then elsewhere.
-	near, far := x.s.holding(roots, x.f.id)
-	for _, peers := range [][]peer.ID{near, far} {
-		var soon time.Time
-		if best, soon, ok = x.best(peers, now); ok {
-			return best, again, true
-		}
-		again = earliest(again, soon)
+	near, far, doubted := x.s.holding(roots, x.f.id, now)
+	var soon time.Time
+	if best, soon, ok = x.best(near, now); ok {
+		return best, again, true
 	}
+	again = soon
+	if until, waits := x.comes(roots, now); waits && len(x.active) == 0 {
+		return "", earliest(again, until), false
+	}
+	if best, soon, ok = x.best(far, now); ok {
+		return best, again, true
+	}
+	again = earliest(again, soon)
 	// Those that were named, by the caller or as providers of the flist.
 	named := hinted
 	searching := false
@@ -231,13 +238,17 @@ func (x *fetch) choose(now time.Time, roots []chunk.ID, hinted []peer.ID) (best 
 		searching = searching || running
 	}
 	named = append(named[:len(named):len(named)], x.s.providers.known(x.f.id)...)
-	var soon time.Time
 	if best, soon, ok = x.best(named, now); ok {
 		return best, again, true
 	}
 	again = earliest(again, soon)
 	// Those that gave us something lately.
 	if best, soon, ok = x.best(x.s.peers.recent(now), now); ok {
+		return best, again, true
+	}
+	again = earliest(again, soon)
+	// Those that say they hold it but were often wrong.
+	if best, soon, ok = x.best(doubted, now); ok {
 		return best, again, true
 	}
 	again = earliest(again, soon)
@@ -299,10 +310,10 @@ func (x *fetch) best(peers []peer.ID, now time.Time) (best peer.ID, again time.T
 }
 
 // start asks p.
-func (x *fetch) start(ctx context.Context, p peer.ID, class Class, now time.Time) {
+func (x *fetch) start(ctx context.Context, p peer.ID, class Class, roots []chunk.ID, now time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
 	expected := x.s.peers.begin(p, class, now)
-	a := &ask{class: class, began: now, cancel: cancel}
+	a := &ask{class: class, began: now, far: x.s.brings(roots, x.f.id, p), cancel: cancel}
 	if x.hedged && len(x.active) > 0 {
 		x.s.peers.countHedge()
 	}
@@ -354,9 +365,11 @@ func (x *fetch) take(r answer) bool {
 		return true
 	case errors.As(r.err, &corrupt), errors.As(r.err, &broken):
 		book.lied(r.peer, a.class, r.err.Error(), now)
-		x.s.cfg.Log.Warn("peer sent wrong bytes, not asked for a while", "peer", r.peer, "chunk", x.f.id, "err", r.err)
+		x.s.noteWrongBytes(r.peer, x.f.id, r.err)
 	case errors.Is(r.err, chunk.ErrNotFound):
 		book.missed(r.peer, a.class, x.f.id, now, now.Add(x.s.cfg.MissingTTL))
+		_, roots, _ := x.s.wants(x.f)
+		x.s.missedClaim(roots, r.peer, x.f.id, now)
 	case errors.Is(r.err, exchange.ErrBusy):
 		book.busy(r.peer, a.class, now)
 		x.notYet[r.peer] = now.Add(min(busyWait<<min(x.busy[r.peer], 6), maxBusyWait))

@@ -1,12 +1,11 @@
 package swarm
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"time"
 
-	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/p2p/exchange"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -19,22 +18,25 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 		s.setSite(p, msg.Site)
 		return
 	}
+	if msg.Kind == exchange.Keep {
+		s.hearKeep(p, msg)
+		return
+	}
 	sh := h.all[msg.Root]
 	if sh == nil {
 		switch msg.Kind {
 		case exchange.Join:
 			s.interest(p, msg)
 		case exchange.Reading:
-			if in, ok := h.interests[msg.Root][p]; ok {
+			if in := h.interests.of[msg.Root][p]; in != nil {
 				in.reads = true
-				h.interests[msg.Root][p] = in
 			}
 		case exchange.Have:
-			if in, ok := h.interests[msg.Root][p]; ok {
+			if in := h.interests.of[msg.Root][p]; in != nil {
 				holdToo(in.join, msg.Index)
 			}
 		case exchange.Leave:
-			delete(h.interests[msg.Root], p)
+			h.interests.remove(p, msg.Root)
 		}
 		return
 	}
@@ -52,11 +54,12 @@ func (s *Swarm) Hear(p peer.ID, msg exchange.Message) {
 		}
 	case exchange.Members:
 		for _, q := range msg.Peers {
-			s.tell(sh, q)
+			s.hearsay(sh, q)
 		}
 	case exchange.Have, exchange.Fetching:
 		if m := sh.members[p]; m != nil {
 			s.news(sh, p, m, msg)
+			s.pokeFlights(sh, msg.Index)
 			sh.poke()
 		}
 	}
@@ -75,7 +78,7 @@ func holdToo(join exchange.Message, index []uint32) {
 // joined notes that p shares sh and holds what it says.
 func (s *Swarm) joined(sh *share, p peer.ID, msg exchange.Message) {
 	if int(msg.Chunks) != len(sh.table.IDs) {
-		s.cfg.Log.Warn("peer shares an flist with a wrong number of chunks", "peer", p, "flist", sh.table.Root, "chunks", msg.Chunks)
+		s.cfg.Offences.Note(p, offence.Forged, fmt.Sprintf("bitmap of %d chunks for flist %s of %d", msg.Chunks, sh.table.Root, len(sh.table.IDs)))
 		s.peers.suspect(p, "wrong number of chunks of an flist", time.Now())
 		return
 	}
@@ -84,10 +87,7 @@ func (s *Swarm) joined(sh *share, p peer.ID, msg exchange.Message) {
 		return
 	}
 	sh.remove(p)
-	m := &member{have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p)}
-	if old != nil {
-		m.wrong, m.good = old.wrong, old.good
-	}
+	m := &member{have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p), doubted: s.peers.doubted(p)}
 	m.have.fill(msg.Have)
 	m.n = m.have.count()
 	m.seed = m.n == len(sh.table.IDs) && (old == nil || old.seed)
@@ -134,51 +134,6 @@ func (s *Swarm) news(sh *share, p peer.ID, m *member, msg exchange.Message) {
 		m.have.set(i)
 		m.n++
 		sh.count(m, i, 1)
-	}
-}
-
-// interest remembers that p shares an flist this node does not share, and asks
-// whether it is held here.
-func (s *Swarm) interest(p peer.ID, msg exchange.Message) {
-	h := s.shares
-	in := h.interests[msg.Root]
-	if in == nil {
-		if len(h.interests) >= maxInterests {
-			for root := range h.interests {
-				delete(h.interests, root)
-				break
-			}
-		}
-		in = map[peer.ID]interest{}
-		h.interests[msg.Root] = in
-	}
-	if len(in) >= exchange.MaxMembers {
-		return
-	}
-	in[p] = interest{join: msg}
-	if s.cfg.Held == nil || time.Since(h.loading[msg.Root]) < 10*time.Second {
-		return
-	}
-	if len(h.loading) >= maxInterests {
-		clear(h.loading)
-	}
-	h.loading[msg.Root] = time.Now()
-	s.spawn(s.loadHeld(msg.Root))
-}
-
-// loadHeld returns the work of sharing an flist that others share and that is
-// held here.
-func (s *Swarm) loadHeld(root chunk.ID) func(context.Context) {
-	return func(ctx context.Context) {
-		t, places, err := s.cfg.Held(ctx, root)
-		if err == nil {
-			err = s.Share(t, places)
-		}
-		if err != nil {
-			if !errors.Is(err, chunk.ErrNotFound) {
-				s.cfg.Log.Debug("flist cannot be shared", "flist", root, "err", err)
-			}
-		}
 	}
 }
 

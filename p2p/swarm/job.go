@@ -122,9 +122,7 @@ func (j *job) begin(root chunk.ID, wanted []uint32) error {
 		}
 	}
 	if len(sh.jobs) == 0 {
-		for p := range sh.told { // as one that reads, perhaps
-			j.s.talkers.join(p, root)
-		}
+		j.s.rejoin(sh) // it was told as one that reads, perhaps
 	}
 	sh.jobs[j] = struct{}{}
 	return nil

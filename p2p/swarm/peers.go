@@ -81,6 +81,7 @@ type peerRecord struct {
 	reason      string
 	strikes     int // failures in a row
 	lies        int // times it sent wrong bytes
+	trust       trust
 
 	bytes, chunks, failures, misses uint64
 }
@@ -93,20 +94,26 @@ func newPeerBook(arrived func(peer.ID, Class) time.Time) *peerBook {
 }
 
 // record returns the record of p. When there are too many, one of a peer that
-// is not asked for anything now goes. b.mu is held.
+// is not asked for anything now goes: of a few, if possible one that may be
+// asked. b.mu is held.
 func (b *peerBook) record(p peer.ID) *peerRecord {
 	r := b.peers[p]
 	if r != nil {
 		return r
 	}
 	if len(b.peers) >= maxPeers {
-		now := time.Now()
+		var gone peer.ID
+		now, looked := time.Now(), 0
 		for q, old := range b.peers {
-			if old.requests() == 0 && now.After(old.until) {
-				delete(b.peers, q)
+			if old.requests() > 0 {
+				continue
+			}
+			gone = q
+			if looked++; looked == 32 || now.After(old.until) {
 				break
 			}
 		}
+		delete(b.peers, gone)
 	}
 	r = &peerRecord{}
 	b.peers[p] = r
@@ -175,7 +182,11 @@ func (b *peerBook) consider(p peer.ID, id chunk.ID, class Class, now time.Time) 
 	if r != nil && now.Before(r.until) {
 		return choice{until: r.until}
 	}
-	return choice{usable: true, cost: r.cost(laneOf(class), now)}
+	cost := r.cost(laneOf(class), now)
+	if r != nil && now.Before(r.trust.until) {
+		cost *= doubtCost
+	}
+	return choice{usable: true, cost: cost}
 }
 
 // begin notes that p is asked for a chunk and says how long that should take.
@@ -209,6 +220,7 @@ func (b *peerBook) delivered(p peer.ID, class Class, n int, took time.Duration, 
 	smoothTime(&r.took[lane], took)
 	r.answered(class, now)
 	r.lastOK, r.strikes = now, 0
+	r.trust.gave()
 	r.bytes += uint64(n)
 	r.chunks++
 	b.total.BytesReceived += uint64(n)

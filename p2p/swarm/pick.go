@@ -35,10 +35,12 @@ const (
 	endgameAge = 500 * time.Millisecond
 )
 
-// lastAsked orders members: those at this site who download, its seeds, and
-// then all others, who are beyond the uplink.
-func (m *member) lastAsked() int {
+// lastAsked orders members: those at this site who download, its seeds, then
+// all others, who are beyond the uplink, and last those who were often wrong.
+func (m *member) lastAsked(now time.Time) int {
 	switch {
+	case now.Before(m.doubted):
+		return 3
 	case !m.near:
 		return 2
 	case m.seed:
@@ -58,7 +60,7 @@ func (j *job) fill(now time.Time) {
 	}
 	rand.Shuffle(len(peers), func(a, b int) { peers[a], peers[b] = peers[b], peers[a] })
 	slices.SortStableFunc(peers, func(a, b peer.ID) int { // seeds carry what is left
-		return cmp.Compare(j.sh.members[a].lastAsked(), j.sh.members[b].lastAsked())
+		return cmp.Compare(j.sh.members[a].lastAsked(now), j.sh.members[b].lastAsked(now))
 	})
 	group := j.group(now)
 	for _, p := range peers {
@@ -278,21 +280,29 @@ func (j *job) group(now time.Time) []peer.ID {
 func owner(group []peer.ID, id chunk.ID) (best peer.ID) {
 	var most uint64
 	for _, p := range group {
-		if h := mix(p, id); best == "" || h > most || h == most && p > best {
+		if h := rank(hashPeer(p), &id); best == "" || h > most || h == most && p > best {
 			best, most = p, h
 		}
 	}
 	return best
 }
 
-// mix hashes a peer and a chunk, alike on all nodes (FNV-1a, then the
-// finalizer of splitmix64).
-func mix(p peer.ID, id chunk.ID) uint64 {
+// rank ranks a peer, given its hash, for a chunk, alike on all nodes (Stafford's
+// mix 13, the finalizer of splitmix64).
+func rank(peer uint64, id *chunk.ID) uint64 {
+	return scramble(peer ^ binary.LittleEndian.Uint64(id[:8]))
+}
+
+// hashPeer is FNV-1a of a peer's ID.
+func hashPeer(p peer.ID) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(p) {
 		h = (h ^ uint64(p[i])) * 1099511628211
 	}
-	h ^= binary.LittleEndian.Uint64(id[:8])
+	return h
+}
+
+func scramble(h uint64) uint64 {
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb
 	return h ^ h>>31

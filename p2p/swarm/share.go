@@ -20,16 +20,12 @@ type ChunkTable struct {
 }
 
 const (
-	maxShares    = 64
-	maxMembers   = 256 // of one flist
-	maxInterests = 256 // flists others share and this node does not
+	maxShares  = 64
+	maxMembers = 256 // of one flist
 	// newsTime is how long a member that tells nothing new counts as one that
 	// is fetching, and how long a chunk somebody said to be fetching is left to
 	// him.
 	newsTime = 5 * time.Second
-	// falseLimit is how many chunks a member may wrongly claim before its
-	// bitmap is no longer believed, unless most answers were good.
-	falseLimit = 32
 )
 
 // share is an flist this node shares with others: who holds which of its
@@ -48,6 +44,7 @@ type share struct {
 	begun   map[uint32]claim // chunks a member of the site said it fetches
 	told    map[peer.ID]bool // who was told that this node shares it
 	attends int              // calls of Attend
+	kept    bool             // copies are kept: even who has all is told what comes
 	used    time.Time
 }
 
@@ -61,29 +58,27 @@ type member struct {
 	aside bool          // it answers nothing: what it holds is not counted
 	news  time.Time     // when it last told something
 	gap   time.Duration // the longest it lately told nothing
-	wrong int           // chunks it wrongly claimed to have
-	good  int           // chunks it gave
-}
 
-// interest is what a peer told of an flist that is not shared here.
-type interest struct {
-	join  exchange.Message
-	reads bool
+	doubted time.Time // before, its claims are not believed
 }
 
 // shares is what is known of who has what.
 type shares struct {
 	mu        sync.Mutex
 	all       map[chunk.ID]*share
-	interests map[chunk.ID]map[peer.ID]interest // in flists not shared here
-	loading   map[chunk.ID]time.Time            // when Held was last asked
-	sites     map[peer.ID]string                // as peers told
+	interests interests              // in flists not shared here
+	loading   map[chunk.ID]time.Time // when Held was last asked
+	loadNext  map[peer.ID]time.Time  // when a peer may cause a load again
+	loads     int                    // that wait or run
+	loadSlots chan struct{}
+	sites     map[peer.ID]string // as peers told
 }
 
 func newShares() *shares {
 	return &shares{
-		all: map[chunk.ID]*share{}, interests: map[chunk.ID]map[peer.ID]interest{},
-		loading: map[chunk.ID]time.Time{}, sites: map[peer.ID]string{},
+		all: map[chunk.ID]*share{}, interests: newInterests(),
+		loading: map[chunk.ID]time.Time{}, loadNext: map[peer.ID]time.Time{}, loadSlots: make(chan struct{}, parallelLoads),
+		sites: map[peer.ID]string{},
 	}
 }
 
@@ -164,13 +159,12 @@ func (s *Swarm) Share(t ChunkTable, held []uint32) error {
 	slices.SortFunc(sh.order, func(a, b uint32) int { return bytes.Compare(t.IDs[a][:], t.IDs[b][:]) })
 	h.all[t.Root] = sh
 	s.holds(sh, held)
-	for p, in := range h.interests[t.Root] {
+	for p, in := range h.interests.take(t.Root) {
 		s.joined(sh, p, in.join)
 		if m := sh.members[p]; m != nil {
 			m.reads = in.reads
 		}
 	}
-	delete(h.interests, t.Root)
 	return nil
 }
 
@@ -231,6 +225,9 @@ func (s *Swarm) Went(id chunk.ID) {
 		if i, ok := sh.place(id); ok && sh.have.has(i) {
 			sh.have.clear(i)
 			sh.n--
+			if sh.kept { // others count on it
+				s.rejoin(sh)
+			}
 		}
 	}
 }
@@ -241,7 +238,7 @@ func (s *Swarm) gain(sh *share, i uint32) {
 	sh.n++
 	delete(sh.begun, i)
 	for p, m := range sh.members {
-		if sh.told[p] && !m.seed {
+		if sh.told[p] && (!m.seed || sh.kept) {
 			s.talkers.have(p, sh.table.Root, i)
 		}
 	}
@@ -252,6 +249,14 @@ func (s *Swarm) gain(sh *share, i uint32) {
 	}
 	for j := range sh.jobs {
 		j.came(i)
+	}
+}
+
+// rejoin makes all who were told that sh is shared be told again, with all
+// that is held.
+func (s *Swarm) rejoin(sh *share) {
+	for p := range sh.told {
+		s.talkers.join(p, sh.table.Root)
 	}
 }
 
@@ -269,8 +274,9 @@ func (sh *share) poke() {
 	}
 }
 
-// holding returns members that hold id, those of this site first.
-func (s *Swarm) holding(roots []chunk.ID, id chunk.ID) (near, far []peer.ID) {
+// holding returns members that hold id: those of this site, those beyond, and
+// those whose claims are doubted.
+func (s *Swarm) holding(roots []chunk.ID, id chunk.ID, now time.Time) (near, far, doubted []peer.ID) {
 	h := s.shares
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -286,6 +292,8 @@ func (s *Swarm) holding(roots []chunk.ID, id chunk.ID) (near, far []peer.ID) {
 		for p, m := range sh.members {
 			switch {
 			case !m.have.has(i):
+			case now.Before(m.doubted):
+				doubted = append(doubted, p)
 			case m.near:
 				near = append(near, p)
 			default:
@@ -293,5 +301,5 @@ func (s *Swarm) holding(roots []chunk.ID, id chunk.ID) (near, far []peer.ID) {
 			}
 		}
 	}
-	return near, far
+	return near, far, doubted
 }

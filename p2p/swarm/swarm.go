@@ -23,6 +23,7 @@ import (
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/p2p/exchange"
 	"github.com/flistnode/flistnode/p2p/limit"
+	"github.com/flistnode/flistnode/p2p/offence"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -60,15 +61,19 @@ type Config struct {
 	Unreached func() []AskedPeer                      // peers to begin with that cannot be reached, for errors; may be nil
 	Served    func() map[peer.ID]exchange.ServerStats // for Stats; may be nil
 
-	Teller Teller                                                                 // tells peers what is held here; nil: nobody is told
-	Held   func(ctx context.Context, root chunk.ID) (ChunkTable, []uint32, error) // the table of an flist held here and the places held; may be nil
-	Site   string                                                                 // name of this node's site
-	OnLAN  func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
+	Teller  Teller                                                                 // tells peers what is held here; nil: nobody is told
+	Held    func(ctx context.Context, root chunk.ID) (ChunkTable, []uint32, error) // the table of an flist held here and the places held; may be nil
+	Site    string                                                                 // name of this node's site
+	OnLAN   func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
+	Private bool                                                                   // strangers cannot connect: a site's name is believed wherever it is told from
+	Wished  func(peer.ID, Keep)                                                    // takes what peers of this site tell of wishes for copies; it must not block or use the swarm; may be nil
 
 	Arrived func(p peer.ID, class Class) time.Time // when the last byte of an answer came from p; nil: only whole answers are seen
 
 	Download *limit.Limit // of chunks received; nil: none
 	Recycle  func([]byte) // takes back the bytes of a chunk from Asker when Download has delivered it; may be nil
+
+	Offences *offence.Book // notes what peers do that they should not; nil: one of the swarm's own
 
 	FindTimeout  time.Duration // 20 s: how long a chunk nobody gives is waited for
 	StallTimeout time.Duration // 30 s without a whole answer from a peer; the Asker sees sooner that no byte comes
@@ -93,6 +98,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Offences == nil {
+		c.Offences = offence.NewBook(c.Log)
 	}
 }
 
@@ -124,6 +132,7 @@ type Swarm struct {
 	shares    *shares
 	talkers   *talkers
 	asked     askLog
+	keeps     *keeps
 
 	mu      sync.Mutex
 	flights map[chunk.ID]*flight
@@ -140,7 +149,7 @@ func New(cfg Config) (*Swarm, error) {
 	s := &Swarm{
 		cfg:   cfg,
 		reads: make(chan struct{}, cfg.MaxReads), bulk: make(chan struct{}, cfg.MaxBulk),
-		peers: newPeerBook(cfg.Arrived), flights: map[chunk.ID]*flight{}, shares: newShares(),
+		peers: newPeerBook(cfg.Arrived), flights: map[chunk.ID]*flight{}, shares: newShares(), keeps: newKeeps(),
 	}
 	s.talkers = &talkers{s: s, to: map[peer.ID]*talker{}}
 	s.own()

@@ -61,6 +61,13 @@ func (t *talkers) talker(p peer.ID) *talker {
 	return k
 }
 
+// count is how many peers are told things.
+func (t *talkers) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.to)
+}
+
 // join makes p be told that this node shares root. It reports whether it will.
 func (t *talkers) join(p peer.ID, root chunk.ID) bool {
 	t.mu.Lock()
@@ -108,13 +115,18 @@ func (t *talkers) fetching(p peer.ID, root chunk.ID, i uint32) {
 	}
 }
 
-func (t *talkers) say(p peer.ID, m exchange.Message) {
+// say tells p something once, and does not try again. It reports false when p
+// will not be told.
+func (t *talkers) say(p peer.ID, m exchange.Message) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if k := t.talker(p); k != nil && len(k.say) < maxSay {
-		k.say = append(k.say, m)
-		poke(k.wake)
+	k := t.talker(p)
+	if k == nil || len(k.say) >= maxSay {
+		return false
 	}
+	k.say = append(k.say, m)
+	poke(k.wake)
+	return true
 }
 
 // run tells p what there is to tell until ctx ends or p cannot be reached.
@@ -137,6 +149,7 @@ func (t *talkers) run(ctx context.Context, p peer.ID, k *talker) {
 				return
 			}
 			fresh = true
+			t.s.keepsUntold(p)
 			t.again(k)
 			pause = min(talkRetry<<min(failures-1, 3), 8*time.Second)
 		} else {
@@ -210,6 +223,16 @@ func (t *talkers) again(k *talker) {
 	poke(k.wake)
 }
 
+// retell makes p, which was away, be told all it was told before.
+func (t *talkers) retell(p peer.ID) {
+	t.mu.Lock()
+	k := t.to[p]
+	t.mu.Unlock()
+	if k != nil {
+		t.again(k)
+	}
+}
+
 // giveUp forgets a peer that cannot be told anything.
 func (t *talkers) giveUp(p peer.ID) {
 	h := t.s.shares
@@ -218,6 +241,7 @@ func (t *talkers) giveUp(p peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.to, p)
+	delete(t.s.keeps.told, p)
 	for _, sh := range h.all {
 		delete(sh.told, p)
 		sh.remove(p)
