@@ -44,7 +44,7 @@ func TestAPeerThatWasCutOffIsListedWithWhatItDid(t *testing.T) {
 	_, err = st.Write([]byte("this is no frame at all"))
 	must(t, err)
 	var got api.Peer
-	waitFor(t, "the offender to be gone and listed", func() bool {
+	waitFor(t, "the offender to be listed", func() bool { // it may be connected again by then
 		peers, err := a.Peers(t.Context())
 		must(t, err)
 		for _, p := range peers {
@@ -52,7 +52,7 @@ func TestAPeerThatWasCutOffIsListedWithWhatItDid(t *testing.T) {
 				got = p
 			}
 		}
-		return got.Direction == api.NotConnected && len(got.Offences) > 0
+		return len(got.Offences) > 0
 	})
 	if got.Offences["malformed"]+got.Offences["oversized"] != 1 || len(got.Offences) != 1 {
 		t.Errorf("offences %v", got.Offences)

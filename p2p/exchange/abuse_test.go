@@ -233,6 +233,7 @@ func TestAHundredPeersAreServedInTurns(t *testing.T) {
 	}
 	close(store.step)
 	served.Wait()
+	waitFor(t, "all chunks to be counted", func() bool { total, _ := srv.Stats(); return total.Chunks >= peers*each+1 })
 	if total, _ := srv.Stats(); failed.Load() > 0 || total.Chunks != peers*each+1 {
 		t.Errorf("%d requests failed, %d chunks were served", failed.Load(), total.Chunks)
 	}
