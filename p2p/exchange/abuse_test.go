@@ -386,11 +386,16 @@ func TestPeersThatTakeNoAnswersDoNotHoldTheMemory(t *testing.T) {
 	}
 	most := int64(0)
 	look := func() {
+		srv.mu.Lock()
+		var guests []*guest
+		for _, h := range hosts[1 : peers+1] {
+			guests = append(guests, srv.guests[h.ID()])
+		}
+		srv.mu.Unlock()
 		srv.reads.mu.Lock()
 		defer srv.reads.mu.Unlock()
 		most = max(most, srv.reads.bytes-srv.reads.room)
-		for _, h := range hosts[1 : peers+1] {
-			g := srv.guests[h.ID()]
+		for _, g := range guests {
 			if g != nil && g.reads.held > 64<<20/shareOfRoom {
 				t.Errorf("%d bytes are held for one peer", g.reads.held)
 			}
