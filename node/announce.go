@@ -34,7 +34,7 @@ type announcer struct {
 
 	mu       sync.Mutex // also keeps what is told to host in order
 	chunks   bool       // each chunk is announced
-	fetches  int        // under way
+	busy     int        // fetches and packs under way
 	heldBack []chunk.ID // came meanwhile and not yet announced, at most maxHeldBack
 }
 
@@ -71,7 +71,7 @@ func (a *announcer) came(id chunk.ID) {
 	if !a.chunks {
 		return
 	}
-	if a.fetches == 0 {
+	if a.busy == 0 {
 		a.announce(id)
 		return
 	}
@@ -100,18 +100,18 @@ func (a *announcer) rootWent(id chunk.ID) {
 	}
 }
 
-// holdBack lets new chunks wait until release is called, so that a fetch does
-// not share the processor and the link with their announcements. Whoever wants
+// holdBack lets new chunks wait until release is called, so that a fetch or a
+// pack does not share the processor and the link with their announcements. Whoever wants
 // the same flist finds this node by its root, and then learns of each chunk as
 // it comes. If the process ends before, the next one announces everything.
 func (a *announcer) holdBack() (release func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.fetches++
+	a.busy++
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if a.fetches--; a.fetches == 0 {
+		if a.busy--; a.busy == 0 {
 			a.announceHeldBack()
 		}
 	}

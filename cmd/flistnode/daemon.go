@@ -42,8 +42,8 @@ So a daemon is upgraded. Under systemd (Type=notify) it tells when it is ready.`
 }
 
 // gcPercent lets memory grow less between collections than Go's default of
-// 100: most of what a daemon holds are tables and chunks without pointers, so a
-// collection costs little whatever their size.
+// 100: most of what a daemon holds are chunks without pointers, so a collection
+// costs little whatever their size.
 const gcPercent = 30
 
 func (a *app) daemon(ctx context.Context) error {

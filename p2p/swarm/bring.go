@@ -29,18 +29,10 @@ func (s *Swarm) brings(roots []chunk.ID, id chunk.ID, p peer.ID) bool {
 	if s.near(p) {
 		return false
 	}
-	for _, root := range roots {
-		sh := h.all[root]
-		if sh == nil {
-			continue
-		}
-		i, ok := sh.place(id)
-		if !ok {
-			continue
-		}
+	for sh, i := range h.with(roots, id) {
 		for q, m := range sh.members {
 			if m.near && !m.seed {
-				s.talkers.fetching(q, root, i)
+				s.talkers.fetching(q, sh.table.Root, i)
 			}
 		}
 	}
@@ -53,15 +45,7 @@ func (s *Swarm) broughtBy(roots []chunk.ID, id chunk.ID) (by peer.ID, at time.Ti
 	h := s.shares
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, root := range roots {
-		sh := h.all[root]
-		if sh == nil {
-			continue
-		}
-		i, ok := sh.place(id)
-		if !ok {
-			continue
-		}
+	for sh, i := range h.with(roots, id) {
 		c, ok := sh.begun[i]
 		if m := sh.members[c.by]; ok && m != nil && m.near && !m.aside && c.at.After(at) {
 			by, at = c.by, c.at

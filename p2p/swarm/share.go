@@ -3,6 +3,7 @@ package swarm
 import (
 	"bytes"
 	"errors"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -274,21 +275,29 @@ func (sh *share) poke() {
 	}
 }
 
+// with goes through the flists of roots that are shared and have the chunk id,
+// with its place in each. h.mu is held.
+func (h *shares) with(roots []chunk.ID, id chunk.ID) iter.Seq2[*share, uint32] {
+	return func(yield func(*share, uint32) bool) {
+		for _, root := range roots {
+			sh := h.all[root]
+			if sh == nil {
+				continue
+			}
+			if i, ok := sh.place(id); ok && !yield(sh, i) {
+				return
+			}
+		}
+	}
+}
+
 // holding returns members that hold id: those of this site, those beyond, and
 // those whose claims are doubted.
 func (s *Swarm) holding(roots []chunk.ID, id chunk.ID, now time.Time) (near, far, doubted []peer.ID) {
 	h := s.shares
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, root := range roots {
-		sh := h.all[root]
-		if sh == nil {
-			continue
-		}
-		i, ok := sh.place(id)
-		if !ok {
-			continue
-		}
+	for sh, i := range h.with(roots, id) {
 		for p, m := range sh.members {
 			switch {
 			case !m.have.has(i):
