@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -41,15 +40,8 @@ So a daemon is upgraded. Under systemd (Type=notify) it tells when it is ready.`
 	}
 }
 
-// gcPercent lets memory grow less between collections than Go's default of
-// 100: most of what a daemon holds are chunks without pointers, so a collection
-// costs little whatever their size.
-const gcPercent = 30
-
 func (a *app) daemon(ctx context.Context) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	paceCollector()
 	ctx, stop := untilHandOver(ctx)
 	defer stop()
 	cfg := a.settings.node

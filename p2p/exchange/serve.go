@@ -17,8 +17,10 @@ const (
 	// readersPerStream is how many chunks of a stream are read from the store
 	// at once: while one is written the next is read.
 	readersPerStream = 3
-	// writePiece bounds what one write deadline covers, in bytes.
-	writePiece = 128 << 10
+	// muxFrame is the most a frame of the multiplexer takes, in bytes.
+	muxFrame = 64<<10 - 12
+	// writePiece bounds what one write deadline covers, in bytes: whole frames.
+	writePiece = 2 * muxFrame
 	// limitPiece is what is written at once, in bytes, while there is a limit.
 	limitPiece = 16 << 10
 )
@@ -84,15 +86,31 @@ func (s *served) lacks(r serveRequest, err error) answer {
 	return answer{frame: appendRefused(nil, refusedError, r.id)}
 }
 
+// writers are of one frame of the multiplexer each, so that what is written
+// fills frames. Streams that write nothing have none.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, muxFrame) }}
+
+func putWriter(w *bufio.Writer) {
+	w.Reset(nil)
+	writers.Put(w)
+}
+
 // writeAnswers writes what comes from s.out until it is closed, and flushes
 // whenever nothing more is waiting. After a failed write it only drains.
 func (s *served) writeAnswers(ctx context.Context) error {
-	w := bufio.NewWriterSize(deadlineWriter{s.stream, s.server.cfg.WriteTimeout}, 16<<10)
+	out := deadlineWriter{s.stream, s.server.cfg.WriteTimeout}
+	var w *bufio.Writer // nil while nothing is in it
 	var failed error
 	for a := range s.out {
 		if failed == nil {
+			if w == nil {
+				w = writers.Get().(*bufio.Writer)
+				w.Reset(out)
+			}
 			if failed = s.writeAnswer(ctx, w, a); failed == nil && len(s.out) == 0 {
 				failed = w.Flush()
+				putWriter(w)
+				w = nil
 			}
 			if failed != nil {
 				_ = s.stream.Reset() // ends reading too
@@ -108,8 +126,11 @@ func (s *served) writeAnswers(ctx context.Context) error {
 			s.server.cfg.Recycle(a.bytes)
 		}
 	}
-	if failed == nil {
-		failed = w.Flush()
+	if w != nil {
+		if failed == nil {
+			failed = w.Flush()
+		}
+		putWriter(w)
 	}
 	if failed = stalled(failed); errors.Is(failed, ErrStalled) {
 		s.server.offends(s.guest, offence.Stalled, "asks and does not take the answers")

@@ -59,7 +59,7 @@ type job struct {
 	began     time.Time
 	lastCame  time.Time
 	looked    time.Time
-	lateAt    time.Time            // when dropLate last looked
+	lateAt    time.Time            // when dropLate and searchAlone last looked
 	alone     int                  // searched for by themselves now
 	tries     map[uint32]time.Time // when a chunk was first not found
 	claimTime time.Duration        // the longest it lately took to fetch what is left to one node
@@ -160,11 +160,14 @@ func (j *job) step(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	j.sh.used = now
-	if now.Sub(j.lateAt) >= jobTick/2 {
+	seldom := now.Sub(j.lateAt) >= jobTick/2
+	if seldom {
 		j.lateAt = now
 		j.dropLate(now)
 	}
 	j.fill(now)
-	j.searchAlone(now)
+	if seldom { // it looks at all that is wanted
+		j.searchAlone(now)
+	}
 	return j.waiting == 0 && len(j.inflight) == 0 && j.alone == 0 && j.bytes <= 0
 }
