@@ -89,7 +89,13 @@ func (s *Store) writeMissing(ps []chunk.Packed) (added []bool, err error) {
 			if !added[i] {
 				continue
 			}
-			if err := wb.Set(chunkKey(p.ID), p.Encoded()); err != nil {
+			value, ok := p.Encoded()
+			if !ok {
+				buf := chunk.NewBuffer(chunk.HeaderSize + len(p.Bytes))
+				defer chunk.Recycle(buf) // when all is written
+				value = p.AppendTo(buf[:0])
+			}
+			if err := wb.Set(chunkKey(p.ID), value); err != nil {
 				return err
 			}
 		}
