@@ -208,7 +208,7 @@ func (n *Node) openSwarm() error {
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
-		Recycle: chunk.Recycle,
+		Recycle: chunk.Packed.Recycle,
 		Arrived: n.client.Arrived,
 		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
 		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences, Private: n.cfg.SwarmKey != "", Wished: n.wished(),

@@ -86,8 +86,8 @@ func NewClient(h host.Host, cfg ClientConfig) *Client {
 // Get asks p for one chunk. Calls that run at the same time share streams and
 // frames; among those not yet sent the most urgent class goes first.
 //
-// The content is not verified: Packed.Open does that. Its Bytes are the
-// caller's own, who may give them to chunk.Recycle. Errors match ErrMissing
+// The content is not verified: Packed.Open does that. It is the caller's own,
+// who may give it back with Packed.Recycle. Errors match ErrMissing
 // (and so chunk.ErrNotFound), ErrBusy, ErrRefused, ErrStalled, ErrClosed, a
 // *ProtocolError, ctx's error, or say why p cannot be reached.
 func (c *Client) Get(ctx context.Context, p peer.ID, id chunk.ID, class Class) (chunk.Packed, error) {
