@@ -210,7 +210,7 @@ func (n *Node) openSwarm() error {
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
 		Recycle: chunk.Packed.Recycle,
 		Arrived: n.client.Arrived,
-		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN,
+		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN, Address: n.host.AddressOf,
 		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences, Private: n.cfg.SwarmKey != "", Wished: n.wished(),
 		Connected: func() []peer.ID { return n.host.Libp2p().Network().Peers() },
 		Served: func() map[peer.ID]exchange.ServerStats {

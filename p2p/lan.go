@@ -19,6 +19,25 @@ func (h *Host) OnLAN(p peer.ID) bool {
 	return false
 }
 
+// AddressOf returns the IP address p is connected from, or of IPv6 its /56
+// network; "" if it is not connected.
+func (h *Host) AddressOf(p peer.ID) string {
+	for _, c := range h.host.Network().ConnsToPeer(p) {
+		ip, ok := ipOf(c.RemoteMultiaddr())
+		if !ok {
+			continue
+		}
+		bits := 32
+		if ip.Is6() {
+			bits = networkBits6
+		}
+		if network, err := ip.Prefix(bits); err == nil {
+			return network.String()
+		}
+	}
+	return ""
+}
+
 func sameLAN(local, remote ma.Multiaddr) bool {
 	r, ok := ipOf(remote)
 	if !ok {

@@ -34,11 +34,16 @@ const (
 	connsHigh   = 384
 	connsGrace  = 30 * time.Second
 	maxConns    = 1024 // hard limit, of either direction together
-	maxPerIP    = 256  // a whole site may stand behind one address
+	maxPerIP    = 512  // a whole site may stand behind one address
+	maxPerNet   = 768  // and an attacker have a network of them: /24, or /48 of IPv6
 	maxStreams  = 16384
 	maxMemory   = 1 << 30 // bytes of receive windows that may be open
 	dialTimeout = 10 * time.Second
 )
+
+// networkBits6 is how much of an IPv6 address counts as one: what one customer
+// has.
+const networkBits6 = 56
 
 // bucketSize is Kademlia's k: to how many peers a record goes.
 const bucketSize = 20
@@ -178,11 +183,11 @@ func newResourceManager() (network.ResourceManager, error) {
 		},
 		PeerDefault: perPeer, ProtocolDefault: perProtocol, ProtocolPeerDefault: perProtocolPeer,
 	}
-	perIP := func(bits int) []rcmgr.ConnLimitPerSubnet {
-		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: maxPerIP}}
+	perIP := func(address, network int) []rcmgr.ConnLimitPerSubnet {
+		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: address, ConnCount: maxPerIP}, {PrefixLength: network, ConnCount: maxPerNet}}
 	}
 	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(cfg.Build(scaled.AutoScale())),
-		rcmgr.WithLimitPerSubnet(perIP(32), perIP(56)),
+		rcmgr.WithLimitPerSubnet(perIP(32, 24), perIP(networkBits6, 48)),
 		rcmgr.WithConnRateLimiters(&rate.Limiter{}),
 		rcmgr.WithMetricsDisabled())
 }

@@ -71,6 +71,7 @@ const (
 	figCPU        = "cpu-seconds"                 // of all nodes
 	figUplinkIn   = "uplink-in-"                  // and a site: copies of the image that came in
 	figUplinkOut  = "uplink-out-"
+	figChunksIn   = "chunks-in-" // and a site: copies of the image its nodes took from nodes of other sites, in chunks
 )
 
 var figureNames = []string{figLast, figMedian, figSeedCopies, figSeedLink, figDuplicate, figLink, figAgain, figFailures, figResumed, figCPU}
@@ -194,7 +195,7 @@ func (r *runner) figures(res *Result) {
 	add(figAgain, float64(again), "")
 	add(figFailures, float64(failures), "")
 	r.shockFigures(add)
-	r.uplinkFigures(add, copies)
+	r.uplinkFigures(res, add, copies)
 	add(figCPU, cpu, "s")
 }
 
@@ -215,7 +216,7 @@ func (r *runner) shockFigures(add func(string, float64, string)) {
 }
 
 // uplinkFigures adds how often the image crossed each uplink that has a shape.
-func (r *runner) uplinkFigures(add func(string, float64, string), copies func(uint64) float64) {
+func (r *runner) uplinkFigures(res *Result, add func(string, float64, string), copies func(uint64) float64) {
 	for _, s := range r.sc.Sites {
 		if s.Uplink == (ScenarioUplink{}) {
 			continue
@@ -230,5 +231,14 @@ func (r *runner) uplinkFigures(add func(string, float64, string), copies func(ui
 		}
 		add(figUplinkIn+s.Name, copies(c.ReceivedBytes-r.uplinks[s.Name].ReceivedBytes), "")
 		add(figUplinkOut+s.Name, copies(c.SentBytes-r.uplinks[s.Name].SentBytes), "")
+		chunks := uint64(0)
+		for _, n := range res.Nodes {
+			for from, bytes := range n.From {
+				if n.Site == s.Name && r.members[from].site != s.Name {
+					chunks += bytes
+				}
+			}
+		}
+		add(figChunksIn+s.Name, copies(chunks), "")
 	}
 }

@@ -47,7 +47,7 @@ func (s Scenario) check() error {
 
 // isFigure reports whether Result.Figures may have one of that name.
 func (s Scenario) isFigure(name string) bool {
-	for _, prefix := range []string{figUplinkIn, figUplinkOut} {
+	for _, prefix := range []string{figUplinkIn, figUplinkOut, figChunksIn} {
 		if site, ok := strings.CutPrefix(name, prefix); ok {
 			return slices.ContainsFunc(s.Sites, func(x ScenarioSite) bool { return x.Name == site && x.Uplink != ScenarioUplink{} })
 		}

@@ -25,6 +25,7 @@ var benchmarks = []struct {
 	{"mount", "read a local image through a mount, warm and cold", bench.Mount},
 	{"memory", "mount an flist of a million entries and read it", bench.Memory},
 	{"coldstart", "start programs from an image that is elsewhere, over slow links", bench.ColdStart},
+	{"firstread", "read 4 KiB of an image that is at another site, beside round trips", bench.FirstRead},
 	{"transfer", "fetch from one node over loopback, beside HTTP", bench.Transfer},
 	{"announce", "announce chunks or only flists, look them up among a million", bench.Announce},
 	{"swarm", "many nodes fetch at once over slow links, beside HTTP and BitTorrent", bench.Swarm},
@@ -35,14 +36,14 @@ func newBench(a *app) *cobra.Command {
 	var out, rate string
 	var bytes bytesValue
 	cmd := &cobra.Command{
-		Use:   "bench load|image|mount|memory|coldstart|transfer|announce|swarm|all",
+		Use:   "bench load|image|mount|memory|coldstart|firstread|transfer|announce|swarm|all",
 		Short: "Measure, beside other tools in the same run",
 		Long: `Measure this program beside other tools and bounds, in the same run and in turn,
 and print tables: the figure, what it is compared with, the ratio. Everything is
 made in a temporary directory and removed at the end.
 
-"coldstart" and "swarm" make their networks of namespaces and take root; "all"
-leaves them out where that cannot be had. "announce" makes networks of 3 and 30
+"coldstart", "firstread" and "swarm" make their networks of namespaces and take
+root; "all" leaves them out where that cannot be had. "announce" makes networks of 3 and 30
 nodes inside this process and computes the rest; with --slow more of it is run.
 
 With --json: one document with all tables.`,
@@ -52,7 +53,7 @@ With --json: one document with all tables.`,
   flistnode bench announce --plots .
   flistnode bench swarm --nodes 8 --rate 100mbit --size 128MiB --plots .`,
 		Args:      wantArgs(1, 1),
-		ValidArgs: []string{"load", "image", "mount", "memory", "coldstart", "transfer", "announce", "swarm", "all"},
+		ValidArgs: []string{"load", "image", "mount", "memory", "coldstart", "firstread", "transfer", "announce", "swarm", "all"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if opts.Rate, err = testnet.ParseRate(rate); err != nil || opts.Rate == 0 {
@@ -74,8 +75,8 @@ With --json: one document with all tables.`,
 	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
 	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount, memory and coldstart")
 	f.IntVar(&opts.Nodes, "nodes", 8, "swarm: `N` nodes that fetch, beside the seed")
-	f.StringVar(&rate, "rate", "100mbit", "swarm: the `RATE` of every link, both ways")
-	f.Var(&bytes, "size", "transfer, swarm: `SIZE` of the content; 1GiB and 128MiB if not given")
+	f.StringVar(&rate, "rate", "100mbit", "swarm, coldstart: the `RATE` of every link, both ways; firstread: of the faster uplink")
+	f.Var(&bytes, "size", "transfer, firstread, swarm: `SIZE` of the content; 1GiB and 128MiB if not given")
 	f.StringVar(&opts.Plots, "plots", "", "also draw what can be drawn, as SVG into `DIR`")
 	f.StringVar(&out, "out", "", "also write the tables as JSON to `FILE`")
 	return cmd
@@ -109,7 +110,7 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 		if which != "all" && which != b.name {
 			continue
 		}
-		if which == "all" && (b.name == "swarm" || b.name == "coldstart") && fabric.Available() != nil {
+		if which == "all" && slices.Contains([]string{"coldstart", "firstread", "swarm"}, b.name) && fabric.Available() != nil {
 			opts.Progress(fmt.Sprintf("no %s: %v", b.name, fabric.Available()))
 			continue
 		}
@@ -126,7 +127,7 @@ func (a *app) bench(ctx context.Context, which string, opts bench.Options, out s
 		}
 	}
 	if len(tables) == 0 {
-		return usagef("no benchmark %s: want load, image, mount, memory, coldstart, transfer, announce, swarm or all", quote(which))
+		return usagef("no benchmark %s: want load, image, mount, memory, coldstart, firstread, transfer, announce, swarm or all", quote(which))
 	}
 	if out != "" {
 		if err := writeTables(out, tables); err != nil {

@@ -355,7 +355,7 @@ func TestStreamsThatAreIdleOrTooManyMakeRoomForOthers(t *testing.T) {
 	}
 	// Now nobody has more than others; only who is idle makes room.
 	g := newGuest("new")
-	g.streams = 5
+	g.streams, g.at = 5, srv.guest(hosts[1].ID()).at
 	if srv.makeRoom(g, time.Now()) {
 		t.Error("room was made for one who has most")
 	}

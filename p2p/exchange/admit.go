@@ -45,6 +45,7 @@ func (s *Server) tryAdmit(stream network.Stream, cancel context.CancelFunc) (*se
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.guest(conn.RemotePeer())
+	s.settle(g, addressKey(conn))
 	switch {
 	case s.closed:
 		return nil, g, noRoom
@@ -59,39 +60,50 @@ func (s *Server) tryAdmit(stream network.Stream, cancel context.CancelFunc) (*se
 		return nil, g, noRoom
 	}
 	st := &served{
-		server: s, guest: g, stream: stream, cancel: cancel,
-		queue: newServeQueue(s.cfg.MaxQueue, s.cfg.MaxQueuePerPeer, &g.queued), out: make(chan answer, 2),
+		server: s, guest: g, at: g.at, stream: stream, cancel: cancel,
+		queue: newServeQueue(s.cfg.MaxQueue, s.cfg.MaxQueuePerPeer, &g.queued, &g.at.queued, &s.queue), out: make(chan answer, 2),
 	}
 	st.active.Store(now.UnixNano())
 	s.streams[st] = struct{}{}
 	g.streams++
+	g.at.streams++
 	g.conns[conn]++
 	s.wg.Add(1)
 	return st, g, admitted
 }
 
 // makeRoom ends the stream that was idle for longest, or else one of the peer
-// that has most, if that is more than g will have. It reports whether it did.
-// s.mu is held.
+// that has most at the address that has most, if that is more than g, or its
+// address, will have. It reports whether it did. s.mu is held.
 func (s *Server) makeRoom(g *guest, now time.Time) bool {
 	var idlest, greedy *served
 	for st := range s.streams {
 		if idlest == nil || st.active.Load() < idlest.active.Load() {
 			idlest = st
 		}
-		if greedy == nil || st.guest.streams > greedy.guest.streams {
+		if greedy == nil || st.greedier(greedy) {
 			greedy = st
 		}
 	}
 	gone := greedy
-	if now.Sub(time.Unix(0, idlest.active.Load())) >= idleAfter {
+	switch idle := now.Sub(time.Unix(0, idlest.active.Load())); {
+	case idle >= idleAfter:
 		gone = idlest
-	} else if greedy.guest.streams <= g.streams+1 {
+	case greedy.at != g.at && greedy.at.streams <= g.at.streams+1, greedy.at == g.at && greedy.guest.streams <= g.streams+1:
 		return false
 	}
 	s.remove(gone)
 	gone.cancel()
 	return true
+}
+
+// greedier reports whether the address of s has more streams than that of o,
+// or at the same address its peer.
+func (s *served) greedier(o *served) bool {
+	if s.at != o.at {
+		return s.at.streams > o.at.streams || s.at.streams == o.at.streams && s.guest.streams > o.guest.streams
+	}
+	return s.guest.streams > o.guest.streams
 }
 
 // leave takes away a stream that has ended.
@@ -110,6 +122,7 @@ func (s *Server) remove(st *served) {
 	delete(s.streams, st)
 	g, conn := st.guest, st.stream.Conn()
 	g.streams--
+	st.at.streams--
 	if g.conns[conn]--; g.conns[conn] == 0 {
 		delete(g.conns, conn)
 	}

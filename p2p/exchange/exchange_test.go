@@ -364,7 +364,7 @@ func TestCloseFailsWhatIsInFlight(t *testing.T) {
 }
 
 func TestUrgentClassesGoFirst(t *testing.T) {
-	q := newServeQueue(10, 10, new(atomic.Int64))
+	q := newServeQueue(10, 10, new(atomic.Int64), new(atomic.Int64), &backlog{most: 100})
 	for i, c := range []Class{Replication, Prefetch, Waiting, Readahead, Waiting} {
 		q.push(want{class: c, first: uint32(i), ids: make([]chunk.ID, 1)})
 	}

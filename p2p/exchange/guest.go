@@ -40,6 +40,7 @@ type guest struct {
 
 	// Guarded by Server.mu.
 	ServerStats
+	at          *address
 	streams     int // open now
 	conns       map[network.Conn]int
 	refused     pace      // streams

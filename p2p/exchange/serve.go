@@ -77,7 +77,7 @@ func (s *served) answer(ctx context.Context, r serveRequest) (answer, error) {
 // lacks returns the answer to a request for a chunk the store could not give.
 func (s *served) lacks(r serveRequest, err error) answer {
 	if errors.Is(err, chunk.ErrNotFound) {
-		s.guest.empty.add(1, time.Now()) // paid for by what is read next
+		s.empty(1) // paid for by what is read next
 		s.server.count(s.guest, func(c *ServerStats) { c.Missing++ })
 		return answer{frame: appendIDs(nil, frameMissing, r.id)}
 	}
@@ -220,6 +220,8 @@ type serveQueue struct {
 	max    int
 	mine   *atomic.Int64 // requests waiting on all streams of the peer
 	most   int64         // of those
+	at     *atomic.Int64 // requests waiting of all at its address
+	all    *backlog
 	mu     sync.Mutex
 	closed bool
 	n      int
@@ -227,8 +229,30 @@ type serveQueue struct {
 	ready  chan struct{} // one token while there may be something to pop
 }
 
-func newServeQueue(max, perPeer int, mine *atomic.Int64) *serveQueue {
-	return &serveQueue{max: max, most: int64(perPeer), mine: mine, ready: make(chan struct{}, 1)}
+// backlog is how many requests wait, of all peers, and how many may.
+type backlog struct {
+	n    atomic.Int64
+	most int64
+}
+
+func newServeQueue(max, perPeer int, mine, at *atomic.Int64, all *backlog) *serveQueue {
+	return &serveQueue{max: max, most: int64(perPeer), mine: mine, at: at, all: all, ready: make(chan struct{}, 1)}
+}
+
+// full reports whether no more of the peer may wait: the peers at one address
+// have half of the places when nobody else has any, less when others do, and
+// each a few in any case. q.mu is held.
+func (q *serveQueue) full() bool {
+	mine := q.mine.Load()
+	return q.n >= q.max || mine >= q.most || mine >= freeQueue && q.at.Load() >= q.all.most-q.all.n.Load()
+}
+
+// count adds n to how many wait. q.mu is held.
+func (q *serveQueue) count(n int) {
+	q.n += n
+	q.mine.Add(int64(n))
+	q.at.Add(int64(n))
+	q.all.n.Add(int64(n))
 }
 
 // push queues what w asks for and returns the request IDs there is no room
@@ -238,13 +262,12 @@ func (q *serveQueue) push(w want) (refused []uint32) {
 	defer q.mu.Unlock()
 	for i, id := range w.ids {
 		r := serveRequest{id: w.first + uint32(i), chunk: id, class: w.class}
-		if q.n >= q.max || q.mine.Load() >= q.most {
+		if q.full() {
 			refused = append(refused, r.id)
 			continue
 		}
-		q.mine.Add(1)
 		q.queues[w.class] = append(q.queues[w.class], r)
-		q.n++
+		q.count(1)
 	}
 	q.wake()
 	return refused
@@ -269,8 +292,7 @@ func (q *serveQueue) cancel(ids []uint32) (gone []uint32) {
 		}
 		q.queues[c] = kept
 	}
-	q.n -= len(gone)
-	q.mine.Add(-int64(len(gone)))
+	q.count(-len(gone))
 	return gone
 }
 
@@ -301,8 +323,7 @@ func (q *serveQueue) tryPop() (r serveRequest, ok, closed bool) {
 		if q.queues[c] = queue[1:]; len(queue) == 1 {
 			q.queues[c] = nil // let go of what was read
 		}
-		q.n--
-		q.mine.Add(-1)
+		q.count(-1)
 		if q.n > 0 || q.closed {
 			q.wake()
 		}
@@ -325,8 +346,7 @@ func (q *serveQueue) close() {
 func (q *serveQueue) drop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.mine.Add(-int64(q.n))
-	q.n = 0
+	q.count(-q.n)
 	clear(q.queues[:])
 }
 

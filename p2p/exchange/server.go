@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type ServerConfig struct {
 	MaxStreams        int                        // 1024, of all peers together
 	MaxQueue          int                        // 1024 requests waiting on a stream; one more is answered "busy"
 	MaxQueuePerPeer   int                        // 2048 on all streams of a peer
+	MaxQueueTotal     int                        // 262,144 of all peers; those at one address have half of what is free
 	MaxReads          int                        // 32 reads of the store at a time
 	MaxBytes          int64                      // 256 MiB of chunks read but not yet written
 	WriteTimeout      time.Duration              // 20 s for a write of at most 128 KiB
@@ -48,6 +50,7 @@ func (c *ServerConfig) setDefaults() {
 	setDefault(&c.MaxStreams, 1024)
 	setDefault(&c.MaxQueue, 1024)
 	setDefault(&c.MaxQueuePerPeer, 2048)
+	setDefault(&c.MaxQueueTotal, 1<<18)
 	setDefault(&c.MaxReads, 32)
 	setDefault(&c.MaxBytes, 256<<20)
 	setDefault(&c.WriteTimeout, 20*time.Second)
@@ -77,13 +80,15 @@ type Server struct {
 	cfg   ServerConfig
 	reads *turns           // to read the store, and to hold what was read until it is written
 	sends [numLanes]*turns // to send while there is a limit
+	queue backlog
 
-	mu      sync.Mutex
-	closed  bool
-	streams map[*served]struct{}
-	guests  map[peer.ID]*guest // all ever served, at most maxGuests
-	total   ServerStats
-	wg      sync.WaitGroup
+	mu        sync.Mutex
+	closed    bool
+	streams   map[*served]struct{}
+	guests    map[peer.ID]*guest        // all ever served, at most maxGuests
+	addresses map[netip.Prefix]*address // of guests, at most maxGuests
+	total     ServerStats
+	wg        sync.WaitGroup
 }
 
 // NewServer starts to answer requests that reach h. End it with Close.
@@ -94,8 +99,9 @@ func NewServer(h host.Host, store Store, cfg ServerConfig) *Server {
 		reads:   newTurns(cfg.MaxReads, cfg.MaxBytes),
 		sends:   [numLanes]*turns{newTurns(1, 0), newTurns(1, 0)},
 		streams: map[*served]struct{}{},
-		guests:  map[peer.ID]*guest{},
+		guests:  map[peer.ID]*guest{}, addresses: map[netip.Prefix]*address{},
 	}
+	s.queue.most = int64(cfg.MaxQueueTotal)
 	h.SetStreamHandler(Protocol, s.handle)
 	return s
 }
@@ -168,6 +174,7 @@ func (s *Server) end(st *served, err error) {
 type served struct {
 	server *Server
 	guest  *guest
+	at     *address
 	stream network.Stream
 	cancel context.CancelFunc
 	queue  *serveQueue
@@ -251,10 +258,17 @@ func (s *served) take(ctx context.Context, typ frameType, payload []byte) error 
 // payEmpty counts n requests answered without a chunk and waits while there
 // were too many of them.
 func (s *served) payEmpty(ctx context.Context, n int) error {
-	wait := s.guest.empty.add(n, time.Now())
+	wait := s.empty(n)
 	if wait == 0 {
 		return nil
 	}
-	s.server.offends(s.guest, offence.Wants, "asks mostly for what is not to be had, read slowly")
+	s.server.offends(s.guest, offence.Wants, "asks, or others at its address do, mostly for what is not to be had, read slowly")
 	return pause(ctx, wait)
+}
+
+// empty counts n requests answered without a chunk and returns how long to
+// wait before more are read.
+func (s *served) empty(n int) time.Duration {
+	now := time.Now()
+	return max(s.guest.empty.add(n, now), s.at.empty.add(n, now))
 }

@@ -202,11 +202,12 @@ func (s *served) hear(ctx context.Context, r *bufio.Reader, k Kind, size int) er
 
 // payTalk waits while the peer told more than it may.
 func (s *served) payTalk(ctx context.Context, n int) error {
-	wait := s.guest.told.add(n+messageCost, time.Now())
+	now := time.Now()
+	wait := max(s.guest.told.add(n+messageCost, now), s.at.told.add(n+messageCost, now))
 	if wait == 0 {
 		return nil
 	}
-	s.server.offends(s.guest, offence.Talk, "tells more than is listened to, read slowly")
+	s.server.offends(s.guest, offence.Talk, "tells, or others at its address do, more than is listened to, read slowly")
 	return pause(ctx, wait)
 }
 

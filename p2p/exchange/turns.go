@@ -24,6 +24,8 @@ const (
 // the most urgent class first, and within a class to the peer who got fewest
 // bytes (start-time fair queueing; Goyal, Vin and Cheng, 1996). So a request of
 // a peer waits for about one turn of each other peer, however many theirs are.
+// Before the peers their addresses are compared in the same way, each of which
+// counts for as many peers as wait there, up to addressShare.
 //
 // How many bytes a peer may hold shrinks as all hold more (after the dynamic
 // thresholds of Choudhury and Hahne, 1998): peers who never take what was read for them
@@ -33,14 +35,16 @@ type turns struct {
 	slots   int   // free
 	bytes   int64 // that may be held in all; 0: any number
 	room    int64 // of those, free
-	clock   int64 // account.spent of who was served last, when that began
+	clock   int64 // group.spent of who was served last, when that began
 	granted int
 	waiting []*account
 }
 
 // account is what one peer got in turns. turns.mu guards it.
 type account struct {
-	spent   int64 // bytes, on the clock of turns
+	of      *group // of its address; nil: it is alone
+	alone   group
+	spent   int64 // bytes, on the clock of its group
 	held    int64 // bytes
 	waiting [numClasses][]*turn
 	n       int // how many wait
@@ -61,7 +65,7 @@ func newTurns(slots int, bytes int64) *turns {
 func (t *turns) take(ctx context.Context, a *account, class Class, n int64) error {
 	t.mu.Lock()
 	if len(t.waiting) == 0 && t.slots > 0 && t.fits(a, n) {
-		a.spent = max(a.spent, t.clock)
+		t.wind(a)
 		t.charge(a, n)
 		t.mu.Unlock()
 		return nil
@@ -84,7 +88,7 @@ func (t *turns) done(a *account, n, used int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slots++
-	a.spent += max(used, turnCost) - turnCost
+	a.pay(max(used, turnCost) - turnCost)
 	t.release(a, n-used)
 	t.grant()
 }
@@ -103,11 +107,28 @@ func (t *turns) giveBack(a *account, n int64) {
 // queue lets w wait. t.mu is held, as for all that follow.
 func (t *turns) queue(a *account, class Class, w *turn) {
 	if a.n == 0 {
-		a.spent = max(a.spent, t.clock) // no credit for having asked for nothing
+		t.wind(a)
+		a.group().waiting++
 		t.waiting = append(t.waiting, a)
 	}
 	a.waiting[class] = append(a.waiting[class], w)
 	a.n++
+}
+
+// wind sets the clocks of one who did not wait: there is no credit for having
+// asked for nothing.
+func (t *turns) wind(a *account) {
+	g := a.group()
+	if g.waiting == 0 {
+		g.spent = max(g.spent, t.clock)
+	}
+	a.spent = max(a.spent, g.clock)
+}
+
+// pay counts n bytes for a.
+func (a *account) pay(n int64) {
+	a.spent += n
+	a.group().spent += n / a.share()
 }
 
 // grant gives what is free to who is next.
@@ -133,11 +154,19 @@ func (t *turns) next() (best *account, class Class) {
 		if !t.fits(a, a.waiting[c][0].bytes) {
 			continue
 		}
-		if best == nil || !blind && c < class || (blind || c == class) && a.spent < best.spent {
+		if best == nil || !blind && c < class || (blind || c == class) && a.before(best) {
 			best, class = a, c
 		}
 	}
 	return best, class
+}
+
+// before reports whether a got less than b, or its address did.
+func (a *account) before(b *account) bool {
+	if g, h := a.group(), b.group(); g != h {
+		return g.spent < h.spent
+	}
+	return a.spent < b.spent
 }
 
 // urgent returns the most urgent class that waits.
@@ -152,22 +181,25 @@ func (a *account) urgent() Class {
 // fits reports whether n bytes more may be held for a. One who holds nothing
 // needs no more than room for it.
 func (t *turns) fits(a *account, n int64) bool {
+	g := a.group()
 	switch {
 	case t.bytes == 0:
 		return true
 	case a.held == 0:
-		return n <= t.room || t.room == t.bytes
+		return g.held+n <= t.room || t.room == t.bytes
 	}
-	free := float64(t.room) / float64(t.bytes)
-	return float64(a.held+n) <= free*float64(t.room)/shareOfRoom
+	free := float64(t.room) / float64(t.bytes) * float64(t.room)
+	return float64(a.held+n) <= free/shareOfRoom && float64(g.held+n) <= free/addressRoom
 }
 
 func (t *turns) charge(a *account, n int64) {
-	t.clock = max(t.clock, a.spent)
+	g := a.group()
+	t.clock, g.clock = max(t.clock, g.spent), max(g.clock, a.spent)
 	t.slots--
-	a.spent += turnCost // the rest when it is known, lest the clock runs ahead
+	a.pay(turnCost) // the rest when it is known, lest the clock runs ahead
 	if t.bytes > 0 {
 		a.held += n
+		g.held += n
 		t.room -= n
 	}
 }
@@ -175,6 +207,7 @@ func (t *turns) charge(a *account, n int64) {
 func (t *turns) release(a *account, n int64) {
 	if t.bytes > 0 {
 		a.held -= n
+		a.group().held -= n
 		t.room += n
 	}
 }
@@ -185,6 +218,7 @@ func (t *turns) unqueue(a *account, class Class, i int) {
 	if a.n--; a.n > 0 {
 		return
 	}
+	a.group().waiting--
 	at := slices.Index(t.waiting, a)
 	last := len(t.waiting) - 1
 	t.waiting[at], t.waiting[last] = t.waiting[last], nil
@@ -200,7 +234,7 @@ func (t *turns) leave(a *account, class Class, w *turn) {
 		return
 	}
 	t.slots++
-	a.spent -= turnCost
+	a.pay(-turnCost)
 	t.release(a, w.bytes)
 	t.grant()
 }

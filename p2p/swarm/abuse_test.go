@@ -168,7 +168,7 @@ func numbered(i int) chunk.ID {
 
 func TestThousandsOfFlistsOfOnePeerAreRememberedWithinBounds(t *testing.T) {
 	have := make([]byte, 100<<10) // shared by all joins, so that the test itself is small
-	in := newInterests()
+	in := newInterests(func(p peer.ID) string { return string(p) })
 	in.add("quiet", exchange.Message{Root: numbered(1 << 40), Have: have})
 	for i := range 5000 {
 		in.add("greedy", exchange.Message{Root: numbered(i), Have: have})
@@ -207,6 +207,12 @@ func TestThousandsOfFlistsOfOnePeerAreRememberedWithinBounds(t *testing.T) {
 type told struct {
 	mu sync.Mutex
 	of map[peer.ID]int
+}
+
+func (b *told) Hush(p peer.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.of, p)
 }
 
 func (b *told) Tell(_ context.Context, p peer.ID, m ...exchange.Message) error {

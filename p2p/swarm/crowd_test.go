@@ -215,6 +215,8 @@ func (n *crowdNode) FindProviders(context.Context, chunk.ID, int) <-chan peer.Ad
 	return out
 }
 
+func (n *crowdNode) Hush(peer.ID) {}
+
 func (n *crowdNode) Tell(ctx context.Context, p peer.ID, messages ...exchange.Message) error {
 	to := n.c.nodes[p]
 	time.Sleep(crowdDelay)

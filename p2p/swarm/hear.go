@@ -82,20 +82,18 @@ func (s *Swarm) joined(sh *share, p peer.ID, msg exchange.Message) {
 		s.peers.suspect(p, "wrong number of chunks of an flist", time.Now())
 		return
 	}
-	old := sh.members[p]
-	if old == nil && len(sh.members) >= maxMembers {
+	old, at := sh.members[p], s.address(p)
+	if old == nil && !s.admit(sh, at) {
 		return
 	}
 	sh.remove(p)
-	m := &member{have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p), doubted: s.peers.doubted(p)}
+	m := &member{at: at, have: newBitmap(len(sh.table.IDs)), news: time.Now(), near: s.near(p), doubted: s.peers.doubted(p)}
 	m.have.fill(msg.Have)
 	m.n = m.have.count()
 	m.seed = m.n == len(sh.table.IDs) && (old == nil || old.seed)
 	sh.members[p] = m
-	for i := range sh.table.IDs {
-		if m.have.has(uint32(i)) {
-			sh.count(m, uint32(i), 1)
-		}
+	for i := range m.have.each {
+		sh.count(m, i, 1)
 	}
 	sh.used = time.Now()
 	if !sh.told[p] {
@@ -143,8 +141,8 @@ func (s *Swarm) setSite(p peer.ID, site string) {
 	if h.sites[p] == site {
 		return
 	}
-	if len(h.sites) >= maxPeers {
-		clear(h.sites)
+	if _, ok := h.sites[p]; !ok && len(h.sites) >= maxPeers {
+		h.forgetSites()
 	}
 	h.sites[p] = site
 	near := s.near(p)
@@ -153,6 +151,23 @@ func (s *Swarm) setSite(p peer.ID, site string) {
 			msg := exchange.Message{Chunks: uint32(len(sh.table.IDs)), Have: m.have.bytes(len(sh.table.IDs))}
 			s.joined(sh, p, msg)
 			sh.members[p].reads = m.reads
+		}
+	}
+}
+
+// forgetSites forgets the sites of some peers that share nothing with this
+// node. h.mu is held.
+func (h *shares) forgetSites() {
+	for p := range h.sites {
+		if len(h.sites) <= maxPeers*7/8 {
+			return
+		}
+		shares := false
+		for _, sh := range h.all {
+			shares = shares || sh.members[p] != nil
+		}
+		if !shares {
+			delete(h.sites, p)
 		}
 	}
 }

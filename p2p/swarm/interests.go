@@ -36,24 +36,31 @@ type interest struct {
 // interests are what peers told of flists that are not shared here. shares.mu
 // guards them.
 type interests struct {
+	address func(peer.ID) string
+
 	of    map[chunk.ID]map[peer.ID]*interest
 	roots map[peer.ID]map[chunk.ID]bool
 	bytes map[peer.ID]int
+	at    map[peer.ID]string
 	all   int // bytes
 }
 
-func newInterests() interests {
-	return interests{of: map[chunk.ID]map[peer.ID]*interest{}, roots: map[peer.ID]map[chunk.ID]bool{}, bytes: map[peer.ID]int{}}
+func newInterests(address func(peer.ID) string) interests {
+	return interests{
+		address: address, of: map[chunk.ID]map[peer.ID]*interest{}, roots: map[peer.ID]map[chunk.ID]bool{},
+		bytes: map[peer.ID]int{}, at: map[peer.ID]string{},
+	}
 }
 
 func (in *interest) size() int { return len(in.join.Have) + interestOverhead }
 
 // add remembers what p told, within the bounds: one who tells of too much
-// displaces what it told before, and when all tell too much, who told most
-// loses some of it.
+// displaces what it told before, and when all tell too much, the address of
+// which most was told loses some of it.
 func (t *interests) add(p peer.ID, msg exchange.Message) bool {
 	t.remove(p, msg.Root)
-	if len(t.of[msg.Root]) >= exchange.MaxMembers {
+	at := t.address(p)
+	if len(t.of[msg.Root]) >= exchange.MaxMembers && !t.makeRoom(msg.Root, at) {
 		return false
 	}
 	in := &interest{join: msg}
@@ -69,6 +76,7 @@ func (t *interests) add(p peer.ID, msg exchange.Message) bool {
 	if t.roots[p] == nil {
 		t.roots[p] = map[chunk.ID]bool{}
 	}
+	t.at[p] = at
 	t.of[msg.Root][p] = in
 	t.roots[p][msg.Root] = true
 	t.bytes[p] += in.size()
@@ -91,7 +99,28 @@ func (t *interests) remove(p peer.ID, root chunk.ID) {
 	}
 	if delete(t.roots[p], root); len(t.roots[p]) == 0 {
 		delete(t.roots, p)
+		delete(t.at, p)
 	}
+}
+
+// makeRoom forgets that a peer shares root, one of the address of which most
+// do. It reports whether it did.
+func (t *interests) makeRoom(root chunk.ID, at string) bool {
+	counts := map[string]int{}
+	for p := range t.of[root] {
+		counts[t.at[p]]++
+	}
+	most, ok := crowded(counts, at, 1)
+	if !ok {
+		return false
+	}
+	for p := range t.of[root] {
+		if t.at[p] == most {
+			t.remove(p, root)
+			return true
+		}
+	}
+	return false
 }
 
 // removeOne forgets something that p told.
@@ -102,10 +131,16 @@ func (t *interests) removeOne(p peer.ID) {
 	}
 }
 
-// greediest returns who told most.
+// greediest returns who told most, of those at the address of which most was
+// told.
 func (t *interests) greediest() (most peer.ID) {
+	counts := map[string]int{}
 	for p, n := range t.bytes {
-		if n > t.bytes[most] {
+		counts[t.at[p]] += n
+	}
+	at, _ := crowded(counts, "", 0)
+	for p, n := range t.bytes {
+		if t.at[p] == at && n > t.bytes[most] {
 			most = p
 		}
 	}

@@ -51,6 +51,7 @@ type share struct {
 
 // member is a peer that shares an flist.
 type member struct {
+	at    string // its address
 	have  bitmap
 	n     int
 	seed  bool          // was complete when it joined
@@ -75,9 +76,9 @@ type shares struct {
 	sites     map[peer.ID]string // as peers told
 }
 
-func newShares() *shares {
+func newShares(address func(peer.ID) string) *shares {
 	return &shares{
-		all: map[chunk.ID]*share{}, interests: newInterests(),
+		all: map[chunk.ID]*share{}, interests: newInterests(address),
 		loading: map[chunk.ID]time.Time{}, loadNext: map[peer.ID]time.Time{}, loadSlots: make(chan struct{}, parallelLoads),
 		sites: map[peer.ID]string{},
 	}
@@ -118,10 +119,8 @@ func (sh *share) remove(p peer.ID) {
 	if m == nil {
 		return
 	}
-	for i := range sh.table.IDs {
-		if m.have.has(uint32(i)) {
-			sh.count(m, uint32(i), minus)
-		}
+	for i := range m.have.each {
+		sh.count(m, i, minus)
 	}
 	if m.aside {
 		sh.asides--
@@ -263,7 +262,7 @@ func (s *Swarm) rejoin(sh *share) {
 
 // tell tells p that this node shares sh, if it was not told yet.
 func (s *Swarm) tell(sh *share, p peer.ID) {
-	if sh.told[p] || p == s.cfg.Self || len(sh.told) >= maxMembers {
+	if sh.told[p] || p == s.cfg.Self || len(sh.told) >= maxMembers && !s.tellFewer(sh, s.address(p)) {
 		return
 	}
 	sh.told[p] = s.talkers.join(p, sh.table.Root)

@@ -64,6 +64,7 @@ type Config struct {
 	Teller  Teller                                                                 // tells peers what is held here; nil: nobody is told
 	Held    func(ctx context.Context, root chunk.ID) (ChunkTable, []uint32, error) // the table of an flist held here and the places held; may be nil
 	Site    string                                                                 // name of this node's site
+	Address func(peer.ID) string                                                   // what peers reached at one address have in common, "" if not known: they share bounds; may be nil
 	OnLAN   func(peer.ID) bool                                                     // whether a peer without a site's name is at this site; nil: all are
 	Private bool                                                                   // strangers cannot connect: a site's name is believed wherever it is told from
 	Wished  func(peer.ID, Keep)                                                    // takes what peers of this site tell of wishes for copies; it must not block or use the swarm; may be nil
@@ -149,8 +150,9 @@ func New(cfg Config) (*Swarm, error) {
 	s := &Swarm{
 		cfg:   cfg,
 		reads: make(chan struct{}, cfg.MaxReads), bulk: make(chan struct{}, cfg.MaxBulk),
-		peers: newPeerBook(cfg.Arrived), flights: map[chunk.ID]*flight{}, shares: newShares(), keeps: newKeeps(),
+		peers: newPeerBook(cfg.Arrived), flights: map[chunk.ID]*flight{}, keeps: newKeeps(),
 	}
+	s.shares = newShares(s.address)
 	s.talkers = &talkers{s: s, to: map[peer.ID]*talker{}}
 	s.own()
 	s.providers = newProviderCache(cfg.Finder, cfg.ProviderTTL, cfg.Self, s.spawn)

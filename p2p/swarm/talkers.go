@@ -14,6 +14,7 @@ import (
 // told all again.
 type Teller interface {
 	Tell(ctx context.Context, p peer.ID, messages ...exchange.Message) error
+	Hush(p peer.ID) // p is told nothing more
 }
 
 const (
@@ -33,6 +34,8 @@ type talkers struct {
 
 // talker is what one peer is to be told.
 type talker struct {
+	at       string             // the peer's address
+	stop     context.CancelFunc // ends telling it
 	wake     chan struct{}
 	joins    map[chunk.ID]bool // flists it has been told of; true: to be told
 	leaves   map[chunk.ID]bool // flists it is to be told are no longer shared
@@ -42,19 +45,32 @@ type talker struct {
 }
 
 // talker returns the talker to p, which it starts if need be; nil when there
-// are too many. t.mu is held.
+// are too many. h.mu and t.mu are held.
 func (t *talkers) talker(p peer.ID) *talker {
 	if k := t.to[p]; k != nil {
 		return k
 	}
-	if t.s.cfg.Teller == nil || len(t.to) >= maxTalkers {
+	if t.s.cfg.Teller == nil {
 		return nil
 	}
+	at := t.s.address(p)
+	if len(t.to) >= maxTalkers && !t.makeRoom(at) {
+		return nil
+	}
+	told, stop := context.WithCancel(context.Background())
 	k := &talker{
+		at: at, stop: stop,
 		wake: make(chan struct{}, 1), joins: map[chunk.ID]bool{}, leaves: map[chunk.ID]bool{},
 		have: map[chunk.ID][]uint32{}, fetching: map[chunk.ID][]uint32{},
 	}
-	if !t.s.spawn(func(ctx context.Context) { t.run(ctx, p, k) }) {
+	ok := t.s.spawn(func(swarm context.Context) {
+		defer context.AfterFunc(swarm, stop)()
+		defer stop()
+		t.run(told, p, k)
+		t.s.cfg.Teller.Hush(p)
+	})
+	if !ok {
+		stop()
 		return nil
 	}
 	t.to[p] = k
@@ -145,7 +161,7 @@ func (t *talkers) run(ctx context.Context, p peer.ID, k *talker) {
 		if err := t.s.cfg.Teller.Tell(ctx, p, messages...); err != nil {
 			t.s.cfg.Log.Debug("peer cannot be told what is held", "peer", p, "err", err)
 			if failures++; failures >= talkGiveUp {
-				t.giveUp(p)
+				t.giveUp(p, k)
 				return
 			}
 			fresh = true
@@ -234,15 +250,22 @@ func (t *talkers) retell(p peer.ID) {
 }
 
 // giveUp forgets a peer that cannot be told anything.
-func (t *talkers) giveUp(p peer.ID) {
+func (t *talkers) giveUp(p peer.ID, k *talker) {
 	h := t.s.shares
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.to[p] == k {
+		t.forget(p)
+	}
+}
+
+// forget forgets a peer that is told nothing more. h.mu and t.mu are held.
+func (t *talkers) forget(p peer.ID) {
 	delete(t.to, p)
 	delete(t.s.keeps.told, p)
-	for _, sh := range h.all {
+	for _, sh := range t.s.shares.all {
 		delete(sh.told, p)
 		sh.remove(p)
 	}
