@@ -42,15 +42,17 @@ func plotAnnounce(path string, each, roots []announcement) error {
 	}
 	fmt.Fprintf(&b, `<line x1="%g" y1="%.1f" x2="%g" y2="%.1f" stroke="#444" stroke-dasharray="4 3"/><text x="%g" y="%.1f">bound of auto, %s</text>`+"\n",
 		plotLeft, y(recordsBudget), plotWidth-plotRight, y(recordsBudget), plotLeft+6, y(recordsBudget)-5, short(recordsBudget))
-	for i, nodes := range []int{30, 300, 3} { // the wide line first
+	for _, nodes := range []int{30, 300, 3} { // the wide line first
 		drawAnnounce(&b, each, nodes, "", x, y)
 		drawAnnounce(&b, roots, nodes, dashed, x, y)
+	}
+	for i, nodes := range announceNodes {
 		top, look := plotTop+20*float64(i), announceLines[nodes]
 		drawLegend(&b, top, look.color, look.width, "", fmt.Sprintf("chunks, %d nodes", nodes))
 		drawLegend(&b, top+20*float64(len(announceNodes)), look.color, look.width, dashed, fmt.Sprintf("roots, %d nodes", nodes))
 	}
 	top := plotTop + 20*float64(2*len(announceNodes)) + 10
-	for i, text := range []string{"full point: measured", "empty point: simulated", "30 and 300 nodes: the same,", "a record goes to 20 nodes"} {
+	for i, text := range []string{"full point: measured", "empty point: simulated", "30 and 300 nodes: equal,", "a record goes to 20 nodes"} {
 		legendText(&b, top+18*float64(i), text)
 	}
 	return endPlot(&b, path)
