@@ -69,7 +69,7 @@ func newAnnounceNet(ctx context.Context, dir string, nodes, rate int) (n *announ
 	}
 	for i, h := range n.hosts {
 		for _, other := range n.hosts[:i] {
-			if err := h.Connect(ctx, peer.AddrInfo{ID: other.ID(), Addrs: other.Libp2p().Addrs()}); err != nil {
+			if err := connect(ctx, h, other); err != nil {
 				return nil, errors.Join(err, n.close())
 			}
 		}
@@ -81,6 +81,19 @@ func newAnnounceNet(ctx context.Context, dir string, nodes, rate int) (n *announ
 		}
 	}
 	return n, nil
+}
+
+// connect tries until it is done: of two nodes that dial each other at once one
+// may find its connection closed.
+func connect(ctx context.Context, h, other *p2p.Host) (err error) {
+	late := until(ctx, func() (bool, error) {
+		err = h.Connect(ctx, peer.AddrInfo{ID: other.ID(), Addrs: other.Libp2p().Addrs()})
+		return err == nil, nil
+	})
+	if late != nil {
+		return errors.Join(late, err)
+	}
+	return nil
 }
 
 func (n *announceNet) add(ctx, run context.Context, dir string, i, rate int) error {
