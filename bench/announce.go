@@ -27,6 +27,9 @@ const (
 	chunksAnFList = 10_000
 	// unpaced is a rate of announcing that never waits.
 	unpaced = 1 << 30
+	// announceLimit is more than announcing a million chunks among three nodes
+	// takes on one busy core.
+	announceLimit = 20 * time.Minute
 	// kept is how many peers keep a record, if there are as many.
 	kept = 20
 )
@@ -66,7 +69,7 @@ func newAnnounceNet(ctx context.Context, dir string, nodes, rate int) (n *announ
 	}
 	for i, h := range n.hosts {
 		for _, other := range n.hosts[:i] {
-			if err := h.Connect(ctx, peer.AddrInfo{ID: other.ID(), Addrs: other.Libp2p().Addrs()}); err != nil {
+			if err := connect(ctx, h, other); err != nil {
 				return nil, errors.Join(err, n.close())
 			}
 		}
@@ -78,6 +81,19 @@ func newAnnounceNet(ctx context.Context, dir string, nodes, rate int) (n *announ
 		}
 	}
 	return n, nil
+}
+
+// connect tries until it is done: of two nodes that dial each other at once one
+// may find its connection closed.
+func connect(ctx context.Context, h, other *p2p.Host) (err error) {
+	late := until(ctx, func() (bool, error) {
+		err = h.Connect(ctx, peer.AddrInfo{ID: other.ID(), Addrs: other.Libp2p().Addrs()})
+		return err == nil, nil
+	})
+	if late != nil {
+		return errors.Join(late, err)
+	}
+	return nil
 }
 
 func (n *announceNet) add(ctx, run context.Context, dir string, i, rate int) error {
@@ -144,7 +160,7 @@ func (n *announceNet) announce(ctx context.Context, asRoots bool, ids []chunk.ID
 		return a, err
 	}
 	want := before.Messages + uint64(len(ids)*h.Replicas())
-	err = until(ctx, func() (bool, error) {
+	err = untilWithin(ctx, announceLimit, func() (bool, error) {
 		s, err := h.AnnounceStats(ctx)
 		return s.Backlog == 0 && s.Pending == 0 && s.Messages >= want && n.received() >= s.Messages, err
 	})
@@ -220,7 +236,11 @@ func numbered(n int, kind byte) []chunk.ID {
 
 // until polls ok until it is true.
 func until(ctx context.Context, ok func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	return untilWithin(ctx, 5*time.Minute, ok)
+}
+
+func untilWithin(ctx context.Context, limit time.Duration, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		if done, err := ok(); done || err != nil {

@@ -2,10 +2,7 @@ package bench
 
 import (
 	"fmt"
-	"html"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -14,6 +11,15 @@ const (
 	fewestChunks, mostChunks   = 1e3, 1e6
 	fewestRecords, mostRecords = 1.0, 1e8
 )
+
+// announceLines are how the networks are drawn: where lines lie on one another, the
+// wide one shows below the others.
+var announceLines = map[int]struct {
+	color         string
+	width, radius float64
+}{3: {"#1b6ca8", 2, 4}, 30: {"#f0a58f", 8, 6.5}, 300: {"#2f6d4c", 2, 3.5}}
+
+const dashed = ` stroke-dasharray="2 4"`
 
 // plotAnnounce draws how many records a node sends when it announces everything
 // once: a colour a size of network, a line for each mode, full points for what
@@ -27,39 +33,33 @@ func plotAnnounce(path string, each, roots []announcement) error {
 		return plotHeight - plotBottom - part*(plotHeight-plotTop-plotBottom)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" font-family="sans-serif" font-size="12">`+"\n", plotWidth, plotHeight)
-	fmt.Fprintf(&b, `<rect width="%g" height="%g" fill="white"/><text x="%g" y="24" font-size="14">%s</text>`+"\n",
-		plotWidth, plotHeight, plotLeft, html.EscapeString("Records a node sends to announce all it holds once (every 22 h), by chunks held"))
+	beginPlot(&b, "Records a node sends to announce all it holds once (every 22 h)", "chunks held", "records sent")
 	for v := fewestRecords; v <= mostRecords; v *= 10 {
-		fmt.Fprintf(&b, `<line x1="%g" y1="%.1f" x2="%g" y2="%.1f" stroke="#ddd"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`+"\n",
-			plotLeft, y(v), plotWidth-plotRight, y(v), plotLeft-6, y(v)+4, short(v))
+		tickUp(&b, y(v), short(v))
 	}
 	for v := fewestChunks; v <= mostChunks; v *= 10 {
-		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`+"\n", x(v), plotHeight-plotBottom+18, short(v))
+		tickAcross(&b, x(v), short(v))
 	}
 	fmt.Fprintf(&b, `<line x1="%g" y1="%.1f" x2="%g" y2="%.1f" stroke="#444" stroke-dasharray="4 3"/><text x="%g" y="%.1f">bound of auto, %s</text>`+"\n",
 		plotLeft, y(recordsBudget), plotWidth-plotRight, y(recordsBudget), plotLeft+6, y(recordsBudget)-5, short(recordsBudget))
+	for _, nodes := range []int{30, 300, 3} { // the wide line first
+		drawAnnounce(&b, each, nodes, "", x, y)
+		drawAnnounce(&b, roots, nodes, dashed, x, y)
+	}
 	for i, nodes := range announceNodes {
-		color := plotColors[i%len(plotColors)]
-		drawAnnounce(&b, each, nodes, color, "", x, y)
-		drawAnnounce(&b, roots, nodes, color, ` stroke-dasharray="2 4"`, x, y)
-		top := plotTop + 20*float64(i)
-		drawLegend(&b, top, color, "", fmt.Sprintf("chunks, %d nodes", nodes))
-		drawLegend(&b, top+20*float64(len(announceNodes)), color, ` stroke-dasharray="2 4"`, fmt.Sprintf("roots, %d nodes", nodes))
+		top, look := plotTop+20*float64(i), announceLines[nodes]
+		drawLegend(&b, top, look.color, look.width, "", fmt.Sprintf("chunks, %d nodes", nodes))
+		drawLegend(&b, top+20*float64(len(announceNodes)), look.color, look.width, dashed, fmt.Sprintf("roots, %d nodes", nodes))
 	}
-	fmt.Fprintf(&b, `<text x="%g" y="%g">full points: measured</text>`+"\n", plotWidth-plotRight+12, plotTop+20*float64(2*len(announceNodes))+4)
-	fmt.Fprintf(&b, `<text x="%g" y="%g">empty points: simulated</text>`+"\n", plotWidth-plotRight+12, plotTop+20*float64(2*len(announceNodes)+1)+4)
-	b.WriteString("</svg>\n")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("bench: write plot: %w", err)
+	top := plotTop + 20*float64(2*len(announceNodes)) + 10
+	for i, text := range []string{"full point: measured", "empty point: simulated", "30 and 300 nodes: equal,", "a record goes to 20 nodes"} {
+		legendText(&b, top+18*float64(i), text)
 	}
-	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-		return fmt.Errorf("bench: write plot: %w", err)
-	}
-	return nil
+	return endPlot(&b, path)
 }
 
-func drawAnnounce(b *strings.Builder, all []announcement, nodes int, color, dash string, x, y func(float64) float64) {
+func drawAnnounce(b *strings.Builder, all []announcement, nodes int, dash string, x, y func(float64) float64) {
+	look := announceLines[nodes]
 	var line, dots strings.Builder
 	for _, a := range all {
 		if a.nodes != nodes || a.records == 0 {
@@ -69,16 +69,11 @@ func drawAnnounce(b *strings.Builder, all []announcement, nodes int, color, dash
 		fmt.Fprintf(&line, "%.1f,%.1f ", px, py)
 		fill := "white"
 		if a.measured {
-			fill = color
+			fill = look.color
 		}
-		fmt.Fprintf(&dots, `<circle cx="%.1f" cy="%.1f" r="3.5" fill="%s" stroke="%s"/>`+"\n", px, py, fill, color)
+		fmt.Fprintf(&dots, `<circle cx="%.1f" cy="%.1f" r="%g" fill="%s" stroke="%s"/>`+"\n", px, py, look.radius, fill, look.color)
 	}
-	fmt.Fprintf(b, `<polyline fill="none" stroke="%s" stroke-width="2"%s points="%s"/>`+"\n%s", color, dash, strings.TrimSpace(line.String()), dots.String())
-}
-
-func drawLegend(b *strings.Builder, top float64, color, dash, text string) {
-	fmt.Fprintf(b, `<line x1="%g" y1="%g" x2="%g" y2="%g" stroke="%s" stroke-width="3"%s/><text x="%g" y="%g">%s</text>`+"\n",
-		plotWidth-plotRight+12, top, plotWidth-plotRight+32, top, color, dash, plotWidth-plotRight+38, top+4, html.EscapeString(text))
+	fmt.Fprintf(b, `<polyline fill="none" stroke="%s" stroke-width="%g"%s points="%s"/>`+"\n%s", look.color, look.width, dash, strings.TrimSpace(line.String()), dots.String())
 }
 
 // short writes a number of thousands or millions.

@@ -22,8 +22,10 @@ var (
 const (
 	// pacedChunks takes some seconds at the usual rate, in a network of three.
 	pacedChunks = 20_000
-	// recordsBudget is the bound of the mode "auto", maxRecords in package node.
+	// recordsBudget is the bound of the mode "auto", maxRecords in package node,
+	// and recordsAgain what a node that begins stays below, fewRecords there.
 	recordsBudget = 2_000_000
+	recordsAgain  = recordsBudget * 3 / 4
 )
 
 // measurable reports whether a network of nodes is really built and lets its
@@ -31,9 +33,9 @@ const (
 func measurable(nodes, chunks int, slow bool) bool {
 	switch {
 	case nodes <= 3:
-		return chunks <= 100_000 || slow && chunks <= 1_000_000
+		return chunks <= 100_000 || slow
 	case nodes <= 30:
-		return chunks <= 10_000 || slow && chunks <= 100_000
+		return chunks <= 10_000 || slow
 	}
 	return false
 }
@@ -65,13 +67,14 @@ func Announce(ctx context.Context, opts Options) (t Table, err error) {
 	if err := addPaced(ctx, opts, dir, &t); err != nil {
 		return t, err
 	}
-	opts.Progress("looking up chunks among a million records")
-	found, err := measureLookups(ctx, filepath.Join(dir, "lookup"))
-	if err != nil {
+	if opts.Slow {
+		if err := addHeld(ctx, opts, dir, &t); err != nil {
+			return t, err
+		}
+	}
+	if err := addLookups(ctx, opts, filepath.Join(dir, "lookup"), &t); err != nil {
 		return t, err
 	}
-	t.add("lookup among 1,000,000 records, median", found.at(0.5), "ms", "", 0)
-	t.add("lookup among 1,000,000 records, 99 of 100", found.at(0.99), "ms", "the bound", lookupMS)
 	if opts.Plots != "" {
 		err = plotAnnounce(filepath.Join(opts.Plots, "announce.svg"), each, roots)
 	}
@@ -96,12 +99,28 @@ func addAnnounce(t *Table, each, roots announcement) {
 	name := func(what string) string {
 		return fmt.Sprintf("%d nodes, %d chunks, %s: %s", each.nodes, each.chunks, how, what)
 	}
+	t.add(name("auto is as "+autoMode(each.nodes, each.chunks)+", records sent"), autoRecords(each, roots), "", "chunks", each.records)
 	t.add(name("records sent"), each.records, "", "roots", roots.records)
 	t.add(name("other messages"), each.lookups, "", "roots", roots.lookups)
 	t.add(name("bytes"), each.bytes/1e6, "MB", "roots", roots.bytes/1e6)
 	t.add(name("CPU"), each.cpu, "s", "roots", roots.cpu)
 	t.add(name("records a node stores"), each.stored, "", "roots", roots.stored)
 	t.add(name("records the fullest stores"), each.most, "", "roots", roots.most)
+}
+
+// autoMode is what "auto" does in a node that starts with so many chunks.
+func autoMode(nodes, chunks int) string {
+	if chunks*min(nodes-1, kept) < recordsAgain {
+		return "chunks"
+	}
+	return "roots"
+}
+
+func autoRecords(each, roots announcement) float64 {
+	if autoMode(each.nodes, each.chunks) == "chunks" {
+		return each.records
+	}
+	return roots.records
 }
 
 // addPaced measures how much of a core announcing takes at the usual rate.
@@ -124,10 +143,9 @@ func addPaced(ctx context.Context, opts Options, dir string, t *Table) (err erro
 }
 
 // simulateAnnounce computes what it costs to announce each chunk. What one
-// record or one other message costs is taken from the largest measurement of
-// the most nodes.
+// record or one other message costs is taken from the measurement most like it.
 func simulateAnnounce(measured []announcement, nodes, chunks int) announcement {
-	like := mostLike(measured, nodes)
+	like := mostLike(measured, nodes, chunks)
 	a := announcement{nodes: nodes, chunks: chunks}
 	a.records = float64(chunks * min(nodes-1, kept))
 	// Each batch of keys is preceded by looks around in each region of the key
@@ -144,7 +162,7 @@ func simulateAnnounce(measured []announcement, nodes, chunks int) announcement {
 // simulateRoots is simulateAnnounce for the roots alone, each of which is
 // looked up by itself.
 func simulateRoots(measured []announcement, nodes, chunks int) announcement {
-	like := mostLike(measured, nodes)
+	like := mostLike(measured, nodes, chunks)
 	n := rootCount(chunks)
 	a := announcement{nodes: nodes, chunks: chunks}
 	a.records = float64(n * min(nodes-1, kept))
@@ -155,11 +173,13 @@ func simulateRoots(measured []announcement, nodes, chunks int) announcement {
 	return a
 }
 
-// mostLike returns the largest measurement in the network whose size is nearest
-// to nodes.
-func mostLike(measured []announcement, nodes int) (like announcement) {
+// mostLike returns the measurement with the most nodes, at most nodes, and of
+// these the one with the most chunks, at most chunks if there is such a one.
+func mostLike(measured []announcement, nodes, chunks int) (like announcement) {
 	for _, m := range measured {
-		if m.measured && m.nodes <= nodes && (m.nodes > like.nodes || m.nodes == like.nodes && m.chunks > like.chunks) {
+		switch {
+		case !m.measured || m.nodes > nodes || m.nodes < like.nodes:
+		case m.nodes > like.nodes || m.chunks <= chunks && (m.chunks > like.chunks || like.chunks > chunks):
 			like = m
 		}
 	}

@@ -75,3 +75,29 @@ func TestPlotOfAnnouncingHasALineForEachModeAndNetwork(t *testing.T) {
 		t.Errorf("drawn: %v", found)
 	}
 }
+
+func TestAutoAnnouncesChunksWhileRecordsAreFew(t *testing.T) {
+	for _, tt := range []struct {
+		nodes, chunks int
+		want          string
+	}{{2, 1_000_000, "chunks"}, {3, 100_000, "chunks"}, {3, 1_000_000, "roots"}, {30, 10_000, "chunks"}, {30, 100_000, "roots"}, {300, 75_000, "roots"}} {
+		if got := autoMode(tt.nodes, tt.chunks); got != tt.want {
+			t.Errorf("%d nodes, %d chunks: %s, want %s", tt.nodes, tt.chunks, got, tt.want)
+		}
+	}
+}
+
+func TestSimulationTakesTheMeasurementMostLikeIt(t *testing.T) {
+	measured := []announcement{
+		{nodes: 3, chunks: 1000, measured: true}, {nodes: 30, chunks: 1000, measured: true},
+		{nodes: 30, chunks: 10_000, measured: true}, {nodes: 30, chunks: 100_000},
+	}
+	for _, tt := range []struct{ nodes, chunks, likeNodes, likeChunks int }{
+		{300, 1000, 30, 1000}, {300, 1_000_000, 30, 10_000}, {300, 100, 30, 1000}, {3, 1_000_000, 3, 1000},
+	} {
+		like := mostLike(measured, tt.nodes, tt.chunks)
+		if like.nodes != tt.likeNodes || like.chunks != tt.likeChunks {
+			t.Errorf("%d nodes, %d chunks: like %d nodes, %d chunks", tt.nodes, tt.chunks, like.nodes, like.chunks)
+		}
+	}
+}

@@ -137,6 +137,16 @@ func command(ctx context.Context, name string, args ...string) (run, error) {
 	return r, nil
 }
 
+// brief is what err says in one line, the end of it if that is long.
+func brief(err error) string {
+	const most = 200
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if len(text) > most {
+		text = "... " + text[len(text)-most:]
+	}
+	return text
+}
+
 // watchMemory samples the anonymous memory of a process until the returned
 // function is called, which gives the peak in MB. Mapped files are left out:
 // the kernel takes them back when it needs the room.

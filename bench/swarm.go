@@ -47,9 +47,12 @@ func Swarm(ctx context.Context, opts Options) (t Table, err error) {
 	if err != nil {
 		return t, err
 	}
-	others, err := swarmOthers(ctx, opts)
+	others, failed, err := swarmOthers(ctx, opts)
 	if err != nil {
 		return t, err
+	}
+	for _, f := range failed {
+		t.Notes += "; " + f
 	}
 	t.add("last has everything", own.last(), "s", "the floor", floor)
 	t.add("median", own.median(), "s", "the floor", floor)
@@ -109,39 +112,52 @@ func swarmOwn(ctx context.Context, opts Options) (crowd, testnet.Result, error) 
 	return c, res, nil
 }
 
-// swarmOthers lets the other programs do the same in a network of the same
-// shape.
-func swarmOthers(ctx context.Context, opts Options) (others []crowd, err error) {
+// crowdProgram is another program that may bring the content to a crowd.
+type crowdProgram struct {
+	program, name string // the file, "" if none is needed; as it is shown
+	run           func(ctx context.Context, net *fabric.Fabric, opts Options, dir string) (crowd, error)
+}
+
+// within runs p, but not for ever.
+func (p crowdProgram) within(ctx context.Context, net *fabric.Fabric, opts Options, dir string) (crowd, error) {
+	floor := time.Duration(float64(opts.SwarmBytes) * 8 / float64(opts.Rate) * float64(time.Second))
+	ctx, cancel := context.WithTimeout(ctx, otherLimit+time.Duration(2*opts.Nodes)*floor)
+	defer cancel()
+	return p.run(ctx, net, opts, dir)
+}
+
+// swarmOthers lets the other programs that are installed do the same in a
+// network of the same shape, and says which failed.
+func swarmOthers(ctx context.Context, opts Options) (others []crowd, failed []string, err error) {
 	dir, err := os.MkdirTemp("", "flistnode-bench-")
 	if err != nil {
-		return nil, fmt.Errorf("bench: %w", err)
+		return nil, nil, fmt.Errorf("bench: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	content := filepath.Join(dir, "content")
 	if err := testnet.MakeContent(content, opts.SwarmBytes, opts.SwarmBytes, 1); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	progs := []struct {
-		name string
-		run  func(ctx context.Context, net *fabric.Fabric, opts Options, dir string) (crowd, error)
-	}{{"HTTP from the seed", crowdHTTP}}
-	if installed("aria2c") {
-		progs = append(progs, struct {
-			name string
-			run  func(ctx context.Context, net *fabric.Fabric, opts Options, dir string) (crowd, error)
-		}{"aria2c (BitTorrent)", crowdAria})
-	}
+	progs := []crowdProgram{{"", "HTTP from the seed", crowdHTTP}, {"desync", "desync from the seed", crowdDesync},
+		{"aria2c", "aria2c (BitTorrent)", crowdAria}, {"ipfs", "ipfs", crowdKubo}}
 	for _, p := range progs {
+		if p.program != "" && !installed(p.program) {
+			continue
+		}
 		opts.Progress(fmt.Sprintf("%s, %d nodes", p.name, opts.Nodes))
-		c, err := inFabric(opts, dir, func(net *fabric.Fabric) (crowd, error) { return p.run(ctx, net, opts, dir) })
+		c, err := inFabric(opts, dir, func(net *fabric.Fabric) (crowd, error) { return p.within(ctx, net, opts, dir) })
+		if ctx.Err() != nil || err != nil && p.program == "" {
+			return nil, nil, fmt.Errorf("bench: %s: %w", p.name, err)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("bench: %s: %w", p.name, err)
+			failed = append(failed, p.name+" failed: "+brief(err))
+			continue
 		}
 		c.name = p.name
 		slices.Sort(c.seconds)
 		others = append(others, c)
 	}
-	return others, nil
+	return others, failed, nil
 }
 
 // inFabric calls fn with a new network and adds what the seed's link carried.

@@ -25,7 +25,6 @@ import (
 const (
 	ariaPort  = 6881
 	ariaPiece = 256 << 10
-	ariaLimit = time.Hour // for all to be complete
 )
 
 // crowdAria lets aria2c do the same over BitTorrent: the first host seeds and
@@ -113,10 +112,9 @@ func waitPort(ctx context.Context, h *fabric.Host) error {
 	}
 }
 
-// waitFiles waits until all files exist and returns when each came.
+// waitFiles waits until all files exist and returns when each came. It waits as
+// long as ctx lasts.
 func waitFiles(ctx context.Context, waiting map[string]bool, began time.Time) (seconds []float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, ariaLimit)
-	defer cancel()
 	for len(waiting) > 0 {
 		for path := range waiting {
 			if _, err := os.Stat(path); err == nil {

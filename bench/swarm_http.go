@@ -24,30 +24,18 @@ import (
 // write it to a file and hash it.
 func crowdHTTP(ctx context.Context, fab *fabric.Fabric, opts Options, dir string) (c crowd, err error) {
 	hosts := fab.Hosts()
-	var l net.Listener
-	err = hosts[0].Do(func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", hosts[0].Addr().String()+":8080")
-		return err
-	})
+	server, stop, err := serveFrom(ctx, hosts[0], filepath.Join(dir, "content"))
 	if err != nil {
 		return c, err
 	}
-	server := &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(dir, "content"))), ReadHeaderTimeout: time.Minute}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	defer func() {
-		err = errors.Join(err, server.Close())
-		if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
-			err = errors.Join(err, serr)
-		}
-	}()
+	defer func() { err = errors.Join(err, stop()) }()
 	var mu sync.Mutex
 	before, began := ownCPU(), time.Now()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, h := range hosts[1:] {
 		g.Go(func() error {
 			d := download{began: began, total: opts.SwarmBytes}
-			if err := d.get(gctx, h, "http://"+l.Addr().String()+"/file-0000", filepath.Join(dir, h.Name())); err != nil {
+			if err := d.get(gctx, h, server+"file-0000", filepath.Join(dir, h.Name())); err != nil {
 				return err
 			}
 			mu.Lock()
@@ -59,6 +47,28 @@ func crowdHTTP(ctx context.Context, fab *fabric.Fabric, opts Options, dir string
 	err = g.Wait()
 	c.cpu = ownCPU() - before
 	return c, err
+}
+
+// serveFrom serves a directory on a host and returns its URL and what ends it.
+func serveFrom(ctx context.Context, h *fabric.Host, dir string) (base string, stop func() error, err error) {
+	var l net.Listener
+	err = h.Do(func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", h.Addr().String()+":8080")
+		return err
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	server := &http.Server{Handler: http.FileServer(http.Dir(dir)), ReadHeaderTimeout: time.Minute}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	return "http://" + l.Addr().String() + "/", func() error {
+		err := server.Close()
+		if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+			err = errors.Join(err, serr)
+		}
+		return err
+	}, nil
 }
 
 // download is one download and how far it has come.

@@ -92,9 +92,9 @@ func TestOtherProgramsOfSwarmBringEverything(t *testing.T) {
 		t.Skip("no test network here: ", err)
 	}
 	opts := Options{Nodes: 2, Rate: 200e6, SwarmBytes: 2 << 20, Progress: func(string) {}}
-	others, err := swarmOthers(context.WithoutCancel(t.Context()), opts)
-	if err != nil {
-		t.Fatal(err)
+	others, failed, err := swarmOthers(context.WithoutCancel(t.Context()), opts)
+	if err != nil || len(failed) > 0 {
+		t.Fatal(err, failed)
 	}
 	for _, o := range others {
 		if len(o.seconds) != 2 || o.linked < 2<<20 {

@@ -50,11 +50,16 @@ func Transfer(ctx context.Context, opts Options) (t Table, err error) {
 	if err := x.pack(ctx, content); err != nil {
 		return t, err
 	}
-	url, name, stop, err := serveHTTP(ctx, dir, content)
+	server, name, stop, err := serveHTTP(ctx, dir, content)
 	if err != nil {
 		return t, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	others, stopOthers, err := x.others(ctx, content, server)
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, stopOthers()) }()
 	var own, other []float64
 	for i := range opts.Runs + 1 { // the first of each is not counted
 		opts.Progress(fmt.Sprintf("flistnode and %s in turn, run %d of %d", name, i, opts.Runs))
@@ -62,18 +67,30 @@ func Transfer(ctx context.Context, opts Options) (t Table, err error) {
 		if err != nil {
 			return t, err
 		}
-		pipe, err := x.pipeline(ctx, url)
+		pipe, err := x.pipeline(ctx, server+"file-0000")
 		if err != nil {
 			return t, err
 		}
 		if i > 0 {
 			own, other = append(own, seconds), append(other, pipe)
 		}
+		for _, o := range others {
+			if err := o.turn(ctx, i > 0); err != nil {
+				return t, err
+			}
+		}
 	}
 	t.Title = fmt.Sprintf("%d MiB from one node to another over loopback", opts.TransferBytes>>20)
 	t.Notes = fmt.Sprintf("encrypted, every chunk verified and stored; %d runs of each side in turn, medians", opts.Runs)
 	t.add("fetch", median(own), "s", "curl | tee FILE | openssl dgst -sha256 from "+name, median(other))
 	t.add("fetch, slowest run", max0(own), "s", "slowest of the other", max0(other))
+	for _, o := range others {
+		if len(o.seconds) == 0 {
+			t.Notes += "; " + o.failed
+			continue
+		}
+		t.add("fetch", median(own), "s", o.name, median(o.seconds))
+	}
 	t.add("CPU of both nodes", median(x.cpu[1:]), "s", "", 0)
 	if opts.Root != "" {
 		err = x.tree(ctx, &t)
@@ -141,7 +158,7 @@ func (x *transfer) pipeline(ctx context.Context, url string) (float64, error) {
 }
 
 // serveHTTP serves the directory content: by nginx if it is installed, else by
-// this process. It returns the URL of the file in it, who serves, and what
+// this process. It returns the URL of the directory, who serves, and what
 // ends it.
 func serveHTTP(ctx context.Context, dir, content string) (url, name string, stop func() error, err error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
@@ -149,7 +166,7 @@ func serveHTTP(ctx context.Context, dir, content string) (url, name string, stop
 		return "", "", nil, fmt.Errorf("bench: %w", err)
 	}
 	addr := l.Addr().String()
-	url = "http://" + addr + "/file-0000"
+	url = "http://" + addr + "/"
 	if !installed("nginx") {
 		server := &http.Server{Handler: http.FileServer(http.Dir(content)), ReadHeaderTimeout: time.Minute}
 		ended := make(chan error, 1)

@@ -26,9 +26,9 @@ var benchmarks = []struct {
 	{"memory", "mount an flist of a million entries and read it", bench.Memory},
 	{"coldstart", "start programs from an image that is elsewhere, over slow links", bench.ColdStart},
 	{"firstread", "read 4 KiB of an image that is at another site, beside round trips", bench.FirstRead},
-	{"transfer", "fetch from one node over loopback, beside HTTP", bench.Transfer},
+	{"transfer", "fetch from one node over loopback, beside HTTP, desync and ipfs", bench.Transfer},
 	{"announce", "announce chunks or only flists, look them up among a million", bench.Announce},
-	{"swarm", "many nodes fetch at once over slow links, beside HTTP and BitTorrent", bench.Swarm},
+	{"swarm", "many nodes fetch at once over slow links, beside HTTP, desync, BitTorrent and ipfs", bench.Swarm},
 }
 
 func newBench(a *app) *cobra.Command {
@@ -42,9 +42,14 @@ func newBench(a *app) *cobra.Command {
 and print tables: the figure, what it is compared with, the ratio. Everything is
 made in a temporary directory and removed at the end.
 
+Beside "transfer", "swarm" and "image", desync, aria2c and ipfs are run too where
+they are found in PATH; docs/testing.md says how to get them. docs/figures.md lists
+each bound with the command that measures it and what it gave last.
+
 "coldstart", "firstread" and "swarm" make their networks of namespaces and take
 root; "all" leaves them out where that cannot be had. "announce" makes networks of 3 and 30
-nodes inside this process and computes the rest; with --slow more of it is run.
+nodes inside this process and computes the rest; with --slow only 300 nodes are
+computed, and daemons that hold a million chunks are watched.
 
 With --json: one document with all tables.`,
 		Example: `  flistnode bench load
@@ -72,7 +77,7 @@ With --json: one document with all tables.`,
 	f := cmd.Flags()
 	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; image and mount take a usual directory if not given")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
-	f.BoolVar(&opts.Slow, "slow", false, "also compare with tools that take minutes")
+	f.BoolVar(&opts.Slow, "slow", false, "also measure and compare with what takes minutes")
 	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount, memory and coldstart")
 	f.IntVar(&opts.Nodes, "nodes", 8, "swarm: `N` nodes that fetch, beside the seed")
 	f.StringVar(&rate, "rate", "100mbit", "swarm, coldstart: the `RATE` of every link, both ways; firstread: of the faster uplink")
