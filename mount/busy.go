@@ -34,7 +34,7 @@ func (e *BusyError) Error() string {
 	if len(why) == 0 {
 		why = []string{"used by a process that cannot be looked into"}
 	}
-	return fmt.Sprintf("%s is busy: %s: end them or unmount with --force", e.Dir, strings.Join(why, "; "))
+	return fmt.Sprintf("%s is busy: %s: end them or use umount --lazy", e.Dir, strings.Join(why, "; "))
 }
 
 func describe(holders []Holder) string {

@@ -388,7 +388,7 @@ func Unmount(dir string, lazy bool) error {
 		return err
 	}
 	if !top.ours() {
-		return fmt.Errorf("unmount %s: no flist is mounted there: %w", dir, ErrNotMounted)
+		return fmt.Errorf("unmount %s: %w", dir, ErrNotMounted)
 	}
 	flags := 0
 	if lazy {

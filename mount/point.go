@@ -17,7 +17,7 @@ import (
 )
 
 // ErrNotMounted says that no flist is mounted where one was to be unmounted.
-var ErrNotMounted = errors.New("not mounted")
+var ErrNotMounted = errors.New("no flist is mounted there")
 
 // Check reports why an flist cannot be mounted on dir: nil, or an error that
 // says what is wrong and what to do. A mount of flistnode on dir whose process
@@ -89,7 +89,7 @@ func checkMounts(dir string) error {
 			at = lower
 		}
 		if err := unix.Statfs(at, &st); !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
-			return fmt.Errorf("mount point %s: %s is already mounted there: %w", dir, on[i].source, unix.EBUSY)
+			return fmt.Errorf("mount point %s: %s is already mounted there: unmount it or choose another: %w", dir, on[i].source, unix.EBUSY)
 		}
 		if err := unmount(dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("mount point %s is a stale mount of %s that cannot be cleared away: %w", dir, on[i].source, err)

@@ -172,7 +172,7 @@ func (n *Node) openHost(ctx context.Context) error {
 	var swarmKey []byte
 	if n.cfg.SwarmKey != "" {
 		if swarmKey, err = os.ReadFile(n.cfg.SwarmKey); err != nil {
-			return fmt.Errorf("read swarm key: %w", err)
+			return api.WithCode(api.Invalid, fmt.Errorf("read swarm key: %w", err))
 		}
 	}
 	n.host, err = p2p.New(ctx, p2p.Config{
@@ -181,6 +181,9 @@ func (n *Node) openHost(ctx context.Context) error {
 		UserAgent: "flistnode/" + n.cfg.Version, Log: n.log,
 		Holds: n.store.Has,
 	})
+	if errors.Is(err, p2p.ErrSwarmKey) {
+		return api.WithCode(api.Invalid, fmt.Errorf("swarm key %s: %w", n.cfg.SwarmKey, err))
+	}
 	if err != nil {
 		return err
 	}

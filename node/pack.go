@@ -30,6 +30,9 @@ func (n *Node) Pack(ctx context.Context, req api.PackRequest, progress func(api.
 	if within(n.cfg.Data, req.Dir) {
 		return api.PackResult{}, fmt.Errorf("%w: %s is inside the node's data directory %s", api.ErrInvalid, req.Dir, n.cfg.Data)
 	}
+	if _, err := pack.NewExcluder(req.Exclude); err != nil {
+		return api.PackResult{}, api.WithCode(api.Invalid, err)
+	}
 	defer n.announcer.holdBack()()
 	start := time.Now()
 	sink := &countingSink{store: n.store}
@@ -47,10 +50,7 @@ func (n *Node) Pack(ctx context.Context, req api.PackRequest, progress func(api.
 		CID: res.CID.String(), Entries: uint64(res.Entries), Files: uint64(res.Files), Bytes: uint64(res.Bytes),
 		StoredBytes: sink.bytes.Load(), NewBytes: sink.newBytes.Load(), Chunks: uint64(res.Chunks),
 		NewChunks: sink.newChunks.Load(), Seconds: time.Since(start).Seconds(),
-		MetadataBytes: sink.bytes.Load() - uint64(res.StoredBytes),
-	}
-	for _, p := range res.Unreadable[:min(len(res.Unreadable), api.MaxListed)] {
-		out.Unreadable = append(out.Unreadable, api.Problem{Path: p.Path, Error: p.Err.Error()})
+		MetadataBytes: sink.bytes.Load() - uint64(res.StoredBytes), Unreadable: problems(res.Unreadable),
 	}
 	n.log.Info("packed", "flist", out.CID, "dir", req.Dir, "entries", out.Entries, "bytes", out.Bytes,
 		"new_bytes", out.NewBytes, "took", time.Since(start))
@@ -75,9 +75,17 @@ func (n *Node) packOptions(req api.PackRequest, sink *countingSink, progress fun
 func packError(ctx context.Context, err error) error {
 	var unreadable *pack.UnreadableError
 	if errors.As(err, &unreadable) && ctx.Err() == nil {
-		return api.WithCode(api.Unreadable, err)
+		return api.WithProblems(api.Unreadable, err, problems(unreadable.Problems))
 	}
 	return err
+}
+
+func problems(list []pack.Problem) []api.Problem {
+	var out []api.Problem
+	for _, p := range list[:min(len(list), api.MaxListed)] {
+		out = append(out, api.Problem{Path: p.Path, Error: p.Err.Error()})
+	}
+	return out
 }
 
 // countingSink puts chunks into the store and counts those it did not have.

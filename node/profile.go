@@ -45,8 +45,8 @@ func (n *Node) Profile(ctx context.Context, name string) (api.ProfileInfo, error
 		return api.ProfileInfo{}, err
 	}
 	if p == nil {
-		return api.ProfileInfo{}, fmt.Errorf("no profile of flist %s was recorded here: mount it, run the workload, then record it: %w",
-			im.CID(), chunk.ErrNotFound)
+		return api.ProfileInfo{}, api.WithCode(api.NoEntry,
+			fmt.Errorf("no profile of flist %s was recorded here: mount it, run the workload, then record it", im.CID()))
 	}
 	return n.profileInfo(ctx, im, p)
 }

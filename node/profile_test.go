@@ -2,12 +2,12 @@ package node
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 
-	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
@@ -58,7 +58,7 @@ func TestProfileOfOneNodeIsReplayedByAnother(t *testing.T) {
 	dir, _ := sample(t, 9)
 	cid := packed(t, a, dir)
 	ctx := t.Context()
-	if _, err := a.Profile(ctx, cid); !errors.Is(err, chunk.ErrNotFound) {
+	if _, err := a.Profile(ctx, cid); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("profile before any was recorded: %v", err)
 	}
 	if _, err := a.RecordProfile(ctx, cid); api.CodeOf(err) != api.Invalid {
@@ -87,12 +87,12 @@ func TestProfileOfOneNodeIsReplayedByAnother(t *testing.T) {
 	if held := holds(t, b, cid); count(held) != len(p.Chunks) {
 		t.Errorf("%d chunks were fetched, the profile has %d", count(held), len(p.Chunks))
 	}
-	if _, err := b.Profile(ctx, cid); !errors.Is(err, chunk.ErrNotFound) {
+	if _, err := b.Profile(ctx, cid); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what a peer told was kept: %v", err)
 	}
 
 	must(t, a.DropProfile(ctx, cid))
-	if _, err := a.Profile(ctx, cid); !errors.Is(err, chunk.ErrNotFound) {
+	if _, err := a.Profile(ctx, cid); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("profile after it was dropped: %v", err)
 	}
 }

@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
 	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/node/api"
@@ -60,13 +62,24 @@ const maxDialError = 300
 // unreached returns the peers to begin with that cannot be reached, and why.
 func (n *Node) unreached() (out []swarm.AskedPeer) {
 	for _, p := range n.host.Unreached() {
-		text := strings.Join(strings.Fields(p.Err.Error()), " ") // it has lines
-		if len(text) > maxDialError {
-			text = text[:maxDialError] + "..."
-		}
-		out = append(out, swarm.AskedPeer{Peer: p.ID, Answer: text})
+		out = append(out, swarm.AskedPeer{Peer: p.ID, Answer: dialError(p.Err)})
 	}
 	return out
+}
+
+// dialError says why a peer cannot be reached, in one line.
+func dialError(err error) string {
+	text := strings.Join(strings.Fields(err.Error()), " ") // it has lines
+	// What nodes with different keys read from each other is noise, which
+	// fails in many ways. libp2p has no error of a type for that.
+	var other sec.ErrPeerIDMismatch
+	if strings.Contains(text, "failed to negotiate security protocol") && !errors.As(err, &other) {
+		text = "have both nodes the same swarm key, or none? " + text
+	}
+	if len(text) > maxDialError {
+		text = text[:maxDialError] + "..."
+	}
+	return text
 }
 
 func (n *Node) storeStatus(ctx context.Context) (api.StoreStatus, error) {

@@ -2,6 +2,8 @@ package node
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -69,4 +71,20 @@ func TestAPeerThatWasCutOffIsListedWithWhatItDid(t *testing.T) {
 		}
 		return peers[0].Direction != api.NotConnected && peers[0].Offences["forged"] == 1 && peers[1].Direction == api.NotConnected
 	})
+}
+
+func TestPeerWithAnotherSwarmKeyIsAskedAbout(t *testing.T) {
+	key := func(c *Config, digit string) {
+		c.SwarmKey = filepath.Join(t.TempDir(), "swarm.key")
+		must(t, os.WriteFile(c.SwarmKey, []byte("/key/swarm/psk/1.0.0/\n/base16/\n"+strings.Repeat(digit, 64)+"\n"), 0o600))
+	}
+	a := startNode(t, "a", func(c *Config) { key(c, "1") })
+	b := startNode(t, "b", func(c *Config) {
+		key(c, "2")
+		c.Peers = a.addrs()
+	})
+	waitFor(t, "the peer to be found unreachable", func() bool { return len(b.unreached()) > 0 })
+	if got := b.unreached()[0].Answer; !strings.HasPrefix(got, "have both nodes the same swarm key, or none?") {
+		t.Error(got)
+	}
 }

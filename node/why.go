@@ -27,7 +27,7 @@ func (n *Node) Why(ctx context.Context, req api.WhyRequest) (api.Why, error) {
 	if req.Chunk != "" {
 		c, err := cid.Decode(req.Chunk)
 		if err != nil {
-			return res, fmt.Errorf("%w: chunk %q: %w", api.ErrInvalid, req.Chunk, err)
+			return res, api.WithCode(api.Invalid, fmt.Errorf("%q is neither a chunk's CID nor FLIST:PATH: %w", req.Chunk, err))
 		}
 		id, err := chunk.FromCID(c)
 		if err != nil {

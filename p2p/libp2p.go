@@ -3,6 +3,7 @@ package p2p
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -96,6 +97,9 @@ func newLibp2p(cfg Config) (host.Host, *dht.IpfsDHT, error) {
 	return h, d, nil
 }
 
+// ErrSwarmKey says that Config.SwarmKey is not the content of such a file.
+var ErrSwarmKey = errors.New("not a swarm key: want the lines /key/swarm/psk/1.0.0/, /base16/ and 64 hexadecimal digits")
+
 // networkOptions returns what differs between a public network and one with a
 // pre-shared key, which QUIC cannot have.
 func networkOptions(cfg Config) ([]libp2p.Option, error) {
@@ -107,7 +111,7 @@ func networkOptions(cfg Config) ([]libp2p.Option, error) {
 	}
 	psk, err := pnet.DecodeV1PSK(bytes.NewReader(cfg.SwarmKey))
 	if err != nil {
-		return nil, fmt.Errorf("swarm key is not a /key/swarm/psk/1.0.0/ file: %w", err)
+		return nil, ErrSwarmKey // err may hold a part of the key
 	}
 	listen := withoutUDP(cfg.Listen, cfg.Log)
 	if len(listen) == 0 {

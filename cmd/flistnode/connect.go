@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -12,17 +13,60 @@ import (
 	"github.com/flistnode/flistnode/node/api"
 )
 
+// How long, and how often, it is tried to get at a data directory that another
+// process has: a daemon that is just starting answers by then, a command that
+// is ending has ended.
+const (
+	inUseWait = 3 * time.Second
+	inUsePoll = 50 * time.Millisecond
+)
+
 // withNode calls do with a client of the daemon, if one answers on the control
 // socket, else of a node of this process that lives as long as do runs.
 func (a *app) withNode(ctx context.Context, do func(context.Context, *api.Client) error) error {
-	c, err := a.dial()
-	if err != nil {
-		return err
+	return a.byDaemonOrNode(ctx, do, func(ctx context.Context, _ *node.Node, c *api.Client) error { return do(ctx, c) })
+}
+
+// byDaemonOrNode calls daemon with a client of the daemon, if one answers, else
+// own with a node of this process, and one of them once at most.
+func (a *app) byDaemonOrNode(ctx context.Context, daemon func(context.Context, *api.Client) error,
+	own func(context.Context, *node.Node, *api.Client) error,
+) error {
+	begun := false
+	try := func() error {
+		c, err := a.dial()
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return a.ownNode(ctx, func(ctx context.Context, n *node.Node, c *api.Client) error {
+				begun = true
+				return own(ctx, n, c)
+			})
+		}
+		begun = true
+		return errors.Join(daemon(ctx, c), c.Close())
 	}
-	if c == nil {
-		return a.ownNode(ctx, func(ctx context.Context, _ *node.Node, c *api.Client) error { return do(ctx, c) })
+	return whileInUse(ctx, try, func() bool { return !begun })
+}
+
+// whileInUse calls try until it does not fail because another process has the
+// data directory, again says no, or inUseWait is over.
+func whileInUse(ctx context.Context, try func() error, again func() bool) error {
+	end := time.Now().Add(inUseWait)
+	tick := time.NewTicker(inUsePoll)
+	defer tick.Stop()
+	for {
+		err := try()
+		if !errors.Is(err, api.ErrInUse) || !again() || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
 	}
-	return errors.Join(do(ctx, c), c.Close())
 }
 
 // withDaemon is withNode for commands that mean nothing without a daemon.

@@ -48,7 +48,18 @@ func (a *app) daemon(ctx context.Context) error {
 	// By way of /proc, since the file may have been replaced by a newer one.
 	cfg.KeepMounts, cfg.HoldCommand = true, []string{"/proc/self/exe", holdCommand}
 	cfg.KeepCopies = true
-	err := a.runNode(ctx, cfg, func(ctx context.Context, n *node.Node) error {
+	err := whileInUse(ctx, func() error { return a.daemonNode(ctx, cfg) }, func() bool { return !a.answered() })
+	told := interrupted(ctx) && wasCanceled(err)
+	if told || errors.Is(context.Cause(ctx), errHandOver) && (wasCanceled(err) || errors.Is(err, errHandOver)) {
+		a.log.Info("daemon stopped", "why", context.Cause(ctx))
+		return nil
+	}
+	return err
+}
+
+// daemonNode runs a node and its control socket until ctx ends.
+func (a *app) daemonNode(ctx context.Context, cfg node.Config) error {
+	return a.runNode(ctx, cfg, func(ctx context.Context, n *node.Node) error {
 		l, err := api.Listen(a.settings.node.API)
 		if err != nil {
 			return err
@@ -62,12 +73,16 @@ func (a *app) daemon(ctx context.Context) error {
 		}
 		return err
 	})
-	told := interrupted(ctx) && wasCanceled(err)
-	if told || errors.Is(context.Cause(ctx), errHandOver) && (wasCanceled(err) || errors.Is(err, errHandOver)) {
-		a.log.Info("daemon stopped", "why", context.Cause(ctx))
-		return nil
+}
+
+// answered reports whether somebody listens on the control socket.
+func (a *app) answered() bool {
+	c, err := api.Dial(a.settings.node.API)
+	if err != nil {
+		return false
 	}
-	return err
+	_ = c.Close() // nothing was asked
+	return true
 }
 
 var errHandOver = errors.New("SIGUSR2: mounts are left to the next daemon")

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/flistnode/flistnode/node/api"
 )
@@ -73,6 +75,25 @@ func withHint(err error, hint string) error {
 // it.
 var errDifferent = &failure{err: errors.New("something differs"), code: exitDifference}
 
+// plainValue puts errors of parsing a flag or a setting into words.
+func plainValue(err error) error {
+	var value *pflag.InvalidValueError
+	if errors.As(err, &value) {
+		return fmt.Errorf("--%s %s: %w", value.GetFlag().Name, quote(value.GetValue()), plainValue(errors.Unwrap(value)))
+	}
+	var number *strconv.NumError
+	switch {
+	case !errors.As(err, &number):
+		return err
+	case number.Func == "ParseBool":
+		return errors.New("want true or false")
+	case errors.Is(number, strconv.ErrRange):
+		return errors.New("the number is too large")
+	default:
+		return errors.New("want a number")
+	}
+}
+
 // report prints err on one line, what to do about it on the next, and returns
 // the exit code.
 func report(ctx context.Context, stderr io.Writer, err error) int {
@@ -99,7 +120,7 @@ func report(ctx context.Context, stderr io.Writer, err error) int {
 // oneLine keeps a message on one line and free of what could upset a terminal,
 // since part of it may come from a peer or a file.
 func oneLine(msg string) string {
-	msg = strings.TrimSpace(msg)
+	msg = strings.TrimPrefix(strings.TrimSpace(msg), api.ErrInvalid.Error()+": ") // the rest says what is invalid
 	msg = strings.NewReplacer("\r\n", "; ", "\n\n", "; ", "\n\t", " ", "\n", "; ", "\t", " ").Replace(msg)
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
@@ -133,7 +154,6 @@ func exitCode(err error) int {
 var hints = map[api.Code]string{
 	api.NotFound:   "Is a node that holds it running and reachable? See \"flistnode peers\"; --peer ADDR names one.",
 	api.InUse:      "Give the daemon's socket with --api, stop that process, or use another --data.",
-	api.Busy:       "End what uses it (\"fuser -vm DIR\" lists it), or use --force.",
 	api.NoDaemon:   "Start one with \"flistnode daemon\", or name its socket with --api.",
 	api.NoSpace:    "Nothing is lost: make room, and run the command again.",
 	api.Unreadable: "Run with the rights to read them, leave them out by --exclude, or use --ignore-unreadable.",

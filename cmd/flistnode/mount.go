@@ -82,15 +82,12 @@ func (a *app) mount(ctx context.Context, flist, dir string, req api.MountRequest
 	if req.Dir, err = mountPoint(dir); err != nil {
 		return err
 	}
-	c, err := a.dial()
-	if err != nil {
-		return err
-	}
-	if c != nil {
+	served := false
+	err = a.byDaemonOrNode(ctx, func(ctx context.Context, c *api.Client) error {
 		_, err := a.mountBy(ctx, c, flist, req)
-		return errors.Join(err, c.Close())
-	}
-	err = a.ownNode(ctx, func(ctx context.Context, n *node.Node, c *api.Client) error {
+		return err
+	}, func(ctx context.Context, n *node.Node, c *api.Client) error {
+		served = true
 		info, err := a.mountBy(ctx, c, flist, req)
 		if err != nil {
 			return err
@@ -98,7 +95,7 @@ func (a *app) mount(ctx context.Context, flist, dir string, req api.MountRequest
 		fmt.Fprintf(a.stderr, "flistnode: serving %s until ctrl-C or \"flistnode umount\"\n", quote(info.Dir))
 		return a.serveMount(ctx, n, c, info.Dir)
 	})
-	if interrupted(ctx) && wasCanceled(err) {
+	if served && interrupted(ctx) && wasCanceled(err) {
 		return nil
 	}
 	return err

@@ -35,7 +35,7 @@ Everything else goes to stderr.
 The same tree gives the same CID, on any machine. Times are part of a tree: with
 --reproducible, times after SOURCE_DATE_EPOCH (seconds since 1970, from the
 environment; 0 if unset) are set to it and birth times left out, so that two
-checkouts of one source agree.
+checkouts of one source agree. The FILE of -o is never part of the tree.
 
 A file that cannot be read, or goes away meanwhile, is named and makes pack fail
 (exit code 1) with no flist made; with --ignore-unreadable it is named and left
@@ -120,6 +120,7 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) (err error)
 			return err
 		}
 		defer func() { err = errors.Join(err, out.discard()) }()
+		p.Exclude = append(p.Exclude, within(p.Dir, out.Name(), p.out)...)
 	}
 	m := a.meter("packing")
 	res, err := c.Pack(ctx, p.PackRequest, func(at api.PackProgress) {
@@ -127,6 +128,7 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) (err error)
 	})
 	m.done()
 	if err != nil {
+		a.problems("cannot be read", api.ProblemsOf(err))
 		return err
 	}
 	a.problems("left out", res.Unreadable)
@@ -140,6 +142,34 @@ func (a *app) pack(ctx context.Context, c *api.Client, p *packFlags) (err error)
 	}
 	return a.printPacked(res)
 }
+
+// within returns patterns that exclude those of files that are in dir, and
+// nothing else. The file the flist is written to is not part of the tree.
+func within(dir string, files ...string) []string {
+	var patterns []string
+	top, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil // pack tells
+	}
+	for _, f := range files {
+		abs, err := filepath.Abs(f)
+		if err != nil {
+			continue
+		}
+		parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
+		if err != nil {
+			continue
+		}
+		rel, err := filepath.Rel(top, filepath.Join(parent, filepath.Base(abs)))
+		if err == nil && filepath.IsLocal(rel) {
+			patterns = append(patterns, "/"+patternMeta.Replace(rel))
+		}
+	}
+	return patterns
+}
+
+// patternMeta makes a name a pattern that only it matches.
+var patternMeta = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
 
 func (a *app) printPacked(res api.PackResult) error {
 	if a.json {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	golog "github.com/ipfs/go-log/v2"
@@ -102,6 +103,9 @@ func wantArgs(least, most int) cobra.PositionalArgs {
 			return usagef("%s: too few arguments: want \"%s\"", cmd.Name(), cmd.UseLine())
 		case len(args) > most:
 			return usagef("%s: unexpected argument %s: want \"%s\"", cmd.Name(), quote(args[most]), cmd.UseLine())
+		}
+		if i := slices.Index(args, ""); i >= 0 { // a variable that is not set
+			return usagef("%s: argument %d is empty: want \"%s\"", cmd.Name(), i+1, cmd.UseLine())
 		}
 		return nil
 	}

@@ -32,7 +32,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if !a.started {
 		// Cobra has refused the command line, or the settings are wrong.
-		err = usageError(err, cmd)
+		err = usageError(plainValue(err), cmd)
 	}
 	return report(ctx, stderr, err)
 }

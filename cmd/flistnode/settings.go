@@ -115,14 +115,14 @@ func (s *settings) resolve(getenv func(string) (string, bool)) error {
 		}
 		if v, ok := getenv(envName(name)); ok && v != "" {
 			if err := f.Value.Set(v); err != nil {
-				return settingf("environment variable %s: %q: %w", envName(name), v, err)
+				return settingf("environment variable %s: %q: %w", envName(name), v, plainValue(err))
 			}
 			s.origin[name] = "environment " + envName(name)
 			continue
 		}
 		if v, ok := file[name]; ok {
 			if err := v.apply(f.Value); err != nil {
-				return settingf("configuration file %s, line %d: %s: %w", s.file, v.line, name, err)
+				return settingf("configuration file %s, line %d: %s: %w", s.file, v.line, name, plainValue(err))
 			}
 			s.origin[name] = "file " + s.file
 		}

@@ -53,6 +53,9 @@ func (a *app) unpack(ctx context.Context, c *api.Client, req api.UnpackRequest) 
 		m.update(at.Bytes, at.TotalBytes, fmt.Sprintf("%s of %s entries", count(at.Entries), count(at.TotalEntries)))
 	})
 	m.done()
+	if api.CodeOf(err) == api.Exists && !req.Overwrite {
+		return withHint(err, "Choose another, or write over what is there with --overwrite.")
+	}
 	if err != nil {
 		return err
 	}

@@ -75,8 +75,9 @@ var sentinels = []struct {
 // Error is an error that crossed the control socket. It matches (errors.Is)
 // the sentinel of its code.
 type Error struct {
-	Code    Code   `json:"code"`
-	Message string `json:"message"`
+	Code     Code      `json:"code"`
+	Message  string    `json:"message"`
+	Problems []Problem `json:"problems,omitempty"` // the paths it is about, at most MaxListed
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -100,9 +101,29 @@ func WithCode(code Code, err error) error {
 	return &codedError{code: code, err: err}
 }
 
+// WithProblems is WithCode for an error about several paths, which it names in
+// list. The list is not modified.
+func WithProblems(code Code, err error, list []Problem) error {
+	return &codedError{code: code, err: err, problems: list[:min(len(list), MaxListed)]}
+}
+
+// ProblemsOf returns the paths err is about, one by one, if it has such a list.
+func ProblemsOf(err error) []Problem {
+	var wire *Error
+	var coded *codedError
+	switch {
+	case errors.As(err, &wire):
+		return wire.Problems
+	case errors.As(err, &coded):
+		return coded.problems
+	}
+	return nil
+}
+
 type codedError struct {
-	code Code
-	err  error
+	code     Code
+	err      error
+	problems []Problem
 }
 
 func (e *codedError) Error() string { return e.err.Error() }
@@ -137,7 +158,9 @@ func CodeOf(err error) Code {
 }
 
 // wireError returns err in the form in which it crosses the socket.
-func wireError(err error) *Error { return &Error{Code: CodeOf(err), Message: err.Error()} }
+func wireError(err error) *Error {
+	return &Error{Code: CodeOf(err), Message: err.Error(), Problems: ProblemsOf(err)}
+}
 
 func httpStatus(c Code) int {
 	for _, s := range sentinels {
