@@ -135,26 +135,37 @@ func (m *mountBench) run(ctx context.Context, t *Table) error {
 			break
 		}
 		for _, w := range works {
+			if !m.opts.only(caseName(w, cold)) {
+				continue
+			}
 			if err := m.compare(ctx, t, w, cold); err != nil {
 				return err
 			}
 		}
 	}
+	if len(t.Rows) == 0 {
+		return fmt.Errorf("bench: no case of mount matches %s", m.opts.Only)
+	}
 	return nil
+}
+
+// caseName is what a row of the table is called.
+func caseName(w workload, cold bool) string {
+	if cold {
+		return w.name + ", cold"
+	}
+	return w.name + ", warm"
 }
 
 // compare measures one workload and adds a row for each other side.
 func (m *mountBench) compare(ctx context.Context, t *Table, w workload, cold bool) error {
-	state := "warm"
-	if cold {
-		state = "cold"
-	}
+	name := caseName(w, cold)
 	seconds := make([][]float64, len(m.sides))
 	for round := range m.opts.Runs + 1 {
 		if cold && round == 0 {
 			continue // there is nothing to warm
 		}
-		m.opts.Progress(fmt.Sprintf("%s, %s: round %d of %d", w.name, state, round, m.opts.Runs))
+		m.opts.Progress(fmt.Sprintf("%s: round %d of %d", name, round, m.opts.Runs))
 		for i, s := range m.sides {
 			if cold {
 				if err := s.cool(ctx); err != nil {
@@ -171,7 +182,7 @@ func (m *mountBench) compare(ctx context.Context, t *Table, w workload, cold boo
 		}
 	}
 	for i, s := range m.sides[1:] {
-		t.add(w.name+", "+state, median(seconds[0]), "s", s.name, median(seconds[i+1]))
+		t.add(name, median(seconds[0]), "s", s.name, median(seconds[i+1]))
 	}
 	return nil
 }
