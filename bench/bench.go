@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,6 +103,7 @@ type Options struct {
 	Runs     int    // counted runs of each side
 	Slow     bool   // also compare with tools that take minutes
 	Progress func(step string)
+	Only     *regexp.Regexp // the cases of Mount to measure, by their names; nil for all
 
 	Nodes         int          // of a swarm, beside the seed
 	Rate          testnet.Rate // of the links of a swarm
@@ -109,6 +111,8 @@ type Options struct {
 	TransferBytes int64        // of the content that goes from one node to another
 	Plots         string       // directory for pictures; "" for none
 }
+
+func (o Options) only(name string) bool { return o.Only == nil || o.Only.MatchString(name) }
 
 // run is one finished process.
 type run struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/flistnode/flistnode/node/api"
 	"github.com/flistnode/flistnode/testnet"
@@ -26,7 +27,7 @@ func Mount(ctx context.Context, opts Options) (t Table, err error) {
 		return t, err
 	}
 	t.Title = "reading " + opts.Root + " through a mount, all of it local"
-	t.Notes = fmt.Sprintf("%d runs of each side in turn, medians; the daemon is started anew before each run with a cold page cache", opts.Runs)
+	t.Notes = fmt.Sprintf("%d runs of each side in turn, medians; the daemon is started anew before each run with a cold page cache, and has announced what it holds", opts.Runs)
 	return t, m.run(ctx, &t)
 }
 
@@ -110,7 +111,29 @@ func (m *mountBench) restart(ctx context.Context) (err error) {
 	if m.node, err = m.network.Start(ctx, "local"); err != nil {
 		return err
 	}
-	return m.mount(ctx)
+	if err := m.mount(ctx); err != nil {
+		return err
+	}
+	return settle(ctx, m.node)
+}
+
+// settle waits until a daemon that has just started is done with what it does
+// at its start, as announcing what it holds: 10 s at most.
+func settle(ctx context.Context, n *testnet.Node) error {
+	const still, most = 4, 100
+	for tries, quiet := 0, 0; tries < most && quiet < still; tries++ {
+		before := n.CPU()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+		quiet++
+		if n.CPU()-before > 10*time.Millisecond {
+			quiet = 0
+		}
+	}
+	return nil
 }
 
 func (m *mountBench) end(ctx context.Context) error {
@@ -135,26 +158,37 @@ func (m *mountBench) run(ctx context.Context, t *Table) error {
 			break
 		}
 		for _, w := range works {
+			if !m.opts.only(caseName(w, cold)) {
+				continue
+			}
 			if err := m.compare(ctx, t, w, cold); err != nil {
 				return err
 			}
 		}
 	}
+	if len(t.Rows) == 0 {
+		return fmt.Errorf("bench: no case of mount matches %s", m.opts.Only)
+	}
 	return nil
+}
+
+// caseName is what a row of the table is called.
+func caseName(w workload, cold bool) string {
+	if cold {
+		return w.name + ", cold"
+	}
+	return w.name + ", warm"
 }
 
 // compare measures one workload and adds a row for each other side.
 func (m *mountBench) compare(ctx context.Context, t *Table, w workload, cold bool) error {
-	state := "warm"
-	if cold {
-		state = "cold"
-	}
+	name := caseName(w, cold)
 	seconds := make([][]float64, len(m.sides))
 	for round := range m.opts.Runs + 1 {
 		if cold && round == 0 {
 			continue // there is nothing to warm
 		}
-		m.opts.Progress(fmt.Sprintf("%s, %s: round %d of %d", w.name, state, round, m.opts.Runs))
+		m.opts.Progress(fmt.Sprintf("%s: round %d of %d", name, round, m.opts.Runs))
 		for i, s := range m.sides {
 			if cold {
 				if err := s.cool(ctx); err != nil {
@@ -171,7 +205,7 @@ func (m *mountBench) compare(ctx context.Context, t *Table, w workload, cold boo
 		}
 	}
 	for i, s := range m.sides[1:] {
-		t.add(w.name+", "+state, median(seconds[0]), "s", s.name, median(seconds[i+1]))
+		t.add(name, median(seconds[0]), "s", s.name, median(seconds[i+1]))
 	}
 	return nil
 }

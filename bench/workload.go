@@ -95,7 +95,8 @@ func mountWorkloads(source string) ([]workload, error) {
 		script("find -printf %s", `find "$0" -xdev -printf %s >/dev/null`),
 		script("tar c", `tar -C "$0" --one-file-system -cf - . | cat >/dev/null`),
 		script("grep -r", `grep -rs --devices=skip "no such text anywhere" "$0/usr/lib" "$0/etc"; test $? -le 2`),
-		{fmt.Sprintf("%d random reads of 4 KiB", randomReads), randomReader(files)},
+		{fmt.Sprintf("%d random reads of 4 KiB", randomReads), randomReader(files, false)},
+		{fmt.Sprintf("%d opens with a random read of 4 KiB", randomReads), randomReader(files, true)},
 		script(fmt.Sprintf("largest file (%d MB)", largest.size/1e6), `cat "$0/$1" >/dev/null`, largest.path),
 	}
 	if os.Geteuid() == 0 && installed("unshare") && inRoot(source, "bin/sh") != "" {
@@ -134,8 +135,9 @@ func regularFiles(root string) ([]regularFile, error) {
 }
 
 // randomReader returns a run that reads 4 KiB at places that are spread evenly
-// over all bytes, always the same ones.
-func randomReader(files []regularFile) func(context.Context, string) (float64, error) {
+// over all bytes, always the same ones. Opening and closing the files counts
+// only with opens.
+func randomReader(files []regularFile, opens bool) func(context.Context, string) (float64, error) {
 	var total int64
 	ends := make([]int64, len(files))
 	for i, f := range files {
@@ -162,30 +164,47 @@ func randomReader(files []regularFile) func(context.Context, string) (float64, e
 		places[n] = place{files[i].path, at - (ends[i] - files[i].size)}
 	}
 	return func(ctx context.Context, root string) (float64, error) {
-		buf := make([]byte, 4096)
-		began := time.Now()
+		var took time.Duration
 		for _, p := range places {
 			if ctx.Err() != nil {
 				return 0, context.Cause(ctx)
 			}
-			if err := readAt(filepath.Join(root, p.path), buf, p.off&^4095); err != nil {
+			d, err := readAt(filepath.Join(root, p.path), p.off&^4095, opens)
+			if err != nil {
 				return 0, fmt.Errorf("bench: %w", err)
 			}
+			took += d
 		}
-		return time.Since(began).Seconds(), nil
+		return took.Seconds(), nil
 	}
 }
 
-func readAt(path string, buf []byte, off int64) error {
+// readAt reads 4 KiB of a file and returns how long that took, with opens
+// from before the file is opened until it is closed.
+func readAt(path string, off int64, opens bool) (took time.Duration, err error) {
+	var buf [4096]byte
+	began := time.Now()
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer f.Close()
-	if _, err := f.ReadAt(buf, off); !errors.Is(err, io.EOF) {
-		return err
+	if !opens {
+		began = time.Now()
 	}
-	return nil
+	_, err = f.ReadAt(buf[:], off)
+	if !opens {
+		took = time.Since(began)
+	}
+	if err := f.Close(); err != nil {
+		return 0, err
+	}
+	if opens {
+		took = time.Since(began)
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return took, err
 }
 
 // readAll has many readers read all files below root together, each file once.

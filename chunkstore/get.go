@@ -19,7 +19,7 @@ import (
 // chunk is no longer held, so that it can be fetched and put again.
 func (s *Store) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 	var data []byte
-	err := s.read(ctx, id, func(p chunk.Packed) (err error) {
+	err := s.read(ctx, id, true, func(p chunk.Packed) (err error) {
 		if p.Codec == chunk.Plain {
 			p.Bytes = bytes.Clone(p.Bytes) // before it is verified: the file under it may change
 		}
@@ -36,7 +36,7 @@ func (s *Store) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 // chunk.Recycle.
 func (s *Store) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
 	var data, buf []byte
-	err := s.read(ctx, id, func(p chunk.Packed) (err error) {
+	err := s.read(ctx, id, true, func(p chunk.Packed) (err error) {
 		buf = chunk.NewBuffer(p.Size)
 		if p.Codec == chunk.Plain {
 			p.Bytes = append(buf[:0], p.Bytes...) // before it is verified, as in Get
@@ -57,7 +57,7 @@ func (s *Store) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
 // caller's own, who may give it to chunk.Recycle.
 func (s *Store) GetPacked(ctx context.Context, id chunk.ID) (chunk.Packed, error) {
 	var packed chunk.Packed
-	err := s.read(ctx, id, func(p chunk.Packed) error {
+	err := s.read(ctx, id, false, func(p chunk.Packed) error {
 		packed = p
 		packed.Bytes = append(chunk.NewBuffer(len(p.Bytes))[:0], p.Bytes...)
 		if s.verified.has(id) {
@@ -140,8 +140,9 @@ func (s *Store) HasMany(ctx context.Context, ids []chunk.ID) ([]bool, error) {
 
 // read gives the stored form of a chunk to open, which must verify it, and
 // drops the chunk if open or Badger finds it corrupt. p.Bytes is valid inside
-// open only.
-func (s *Store) read(ctx context.Context, id chunk.ID, open func(p chunk.Packed) error) error {
+// open only. With direct the value is read past Badger, so open must check
+// the content and not rely on checksums; it may be called twice.
+func (s *Store) read(ctx context.Context, id chunk.ID, direct bool, open func(p chunk.Packed) error) error {
 	if err := s.calls.enter(); err != nil {
 		return err
 	}
@@ -149,18 +150,21 @@ func (s *Store) read(ctx context.Context, id chunk.ID, open func(p chunk.Packed)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.readOnce(id, open)
+	err := s.readOnce(id, direct, open)
 	if corrupt := (*chunk.CorruptError)(nil); errors.As(err, &corrupt) {
 		s.drop(ctx, id, corrupt)
 	}
 	return err
 }
 
-func (s *Store) readOnce(id chunk.ID, open func(p chunk.Packed) error) error {
+func (s *Store) readOnce(id chunk.ID, direct bool, open func(p chunk.Packed) error) error {
 	err := s.view(func(txn *badger.Txn) error {
 		item, err := txn.Get(chunkKey(id))
 		if err != nil {
 			return err
+		}
+		if direct && s.values.open(item, id, open) == nil {
+			return nil
 		}
 		called := false
 		err = item.Value(func(v []byte) error {
@@ -200,7 +204,7 @@ func (s *Store) drop(ctx context.Context, id chunk.ID, found error) {
 	}
 	defer release()
 	corrupt := (*chunk.CorruptError)(nil)
-	if err := s.readOnce(id, func(p chunk.Packed) error { _, err := p.Open(); return err }); !errors.As(err, &corrupt) {
+	if err := s.readOnce(id, false, func(p chunk.Packed) error { _, err := p.Open(); return err }); !errors.As(err, &corrupt) {
 		return
 	}
 	if err := s.deleteClaimed(id); err != nil {

@@ -125,7 +125,9 @@ func (s *Store) Compact(ctx context.Context) error {
 		if err := s.room(s.badgerOptions().ValueLogFileSize/2 + s.smallReserve()); err != nil {
 			return err
 		}
-		switch err := s.db.RunValueLogGC(0.5); {
+		err := s.db.RunValueLogGC(0.5)
+		s.values.close()
+		switch {
 		case errors.Is(err, badger.ErrNoRewrite), errors.Is(err, badger.ErrRejected):
 			return nil
 		case err != nil:

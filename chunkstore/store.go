@@ -16,6 +16,7 @@
 // Files: store.go opens and closes, put.go and get.go are the way in and out,
 // scan.go what looks at everything, dir.go the directory's version and lock,
 // space.go the care for a full disk, writeback.go an early start of writing,
+// valuefile.go reading past Badger,
 // verified.go what need not be hashed again, record.go and datastore.go the
 // other two kinds of entries.
 package chunkstore
@@ -97,6 +98,7 @@ type Store struct {
 
 	writeback writeback
 	verified  verified
+	values    valueFiles
 }
 
 var (
@@ -124,6 +126,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	}
 	s := &Store{dir: dir, opts: opts, log: opts.Log, lock: lock, pending: semaphore.NewWeighted(maxPendingBytes)}
 	s.calls.idle = make(chan struct{})
+	s.values.dir = s.badgerDir()
 	s.claims.busy = make(map[chunk.ID]chan struct{})
 	if err := s.openDB(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), lock.Close())
@@ -200,6 +203,7 @@ func (s *Store) Close() error {
 	if err := s.calls.shut(); err != nil {
 		return err
 	}
+	s.values.close()
 	err := s.closeDB()
 	if err != nil {
 		err = fmt.Errorf("close store %s: %w", s.dir, err)

@@ -12,11 +12,7 @@ import (
 
 // NewFileSystem returns what answers the kernel, without a kernel.
 func NewFileSystem(im *flist.Image, src chunk.Source) fuse.RawFileSystem {
-	opts := Options{}.withDefaults(im)
-	return newFileSystem(context.Background(), &Mount{
-		im: im, src: src, opts: opts, log: opts.Log,
-		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead),
-	})
+	return newFileSystem(context.Background(), newMount(im, src, Options{}.withDefaults(im), ""))
 }
 
 // Stalled reports whether a file system remembers that a chunk did not come,
@@ -33,7 +29,13 @@ func NewFileSystemTimeout(im *flist.Image, src chunk.Source, d time.Duration) fu
 // NewFileSystemAhead is NewFileSystem with a source to read ahead from. end
 // ends the readahead.
 func NewFileSystemAhead(im *flist.Image, src, ahead chunk.Source) (fs fuse.RawFileSystem, end func()) {
-	opts := Options{Ahead: ahead}.withDefaults(im)
-	m := &Mount{im: im, src: src, opts: opts, log: opts.Log, touched: newTouches(im.NumChunks()), ahead: newAhead(im, ahead)}
+	m := newMount(im, src, Options{Ahead: ahead}.withDefaults(im), "")
 	return newFileSystem(context.Background(), m), m.ahead.end
+}
+
+// NewFileSystemNear is NewFileSystem with a source of what is near the reads.
+// end ends asking it.
+func NewFileSystemNear(im *flist.Image, src, local chunk.Source) (fs fuse.RawFileSystem, end func()) {
+	m := newMount(im, src, Options{Local: local}.withDefaults(im), "")
+	return newFileSystem(context.Background(), m), m.near.end
 }

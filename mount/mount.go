@@ -58,6 +58,11 @@ type Options struct {
 	// the kernel alone reads ahead.
 	Ahead chunk.Source
 
+	// Local gets chunks that are near those just read, without the network; as
+	// with Ahead its content is not used. Nil: nothing is unpacked before it is
+	// asked for.
+	Local chunk.Source
+
 	// DataDir is the node's data directory, in which nothing may be mounted;
 	// empty if there is none.
 	DataDir string
@@ -123,6 +128,7 @@ type Mount struct {
 
 	touched *touches
 	ahead   *ahead
+	near    *near
 
 	started atomic.Bool
 	ready   chan struct{}
@@ -162,7 +168,7 @@ func New(im *flist.Image, src chunk.Source, opts Options) (*Mount, error) {
 func newMount(im *flist.Image, src chunk.Source, opts Options, dir string) *Mount {
 	return &Mount{
 		im: im, src: src, opts: opts, dir: dir, ready: make(chan struct{}),
-		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead),
+		touched: newTouches(im.NumChunks()), ahead: newAhead(im, opts.Ahead), near: newNear(im, opts.Local),
 		log: opts.Log.With("mount", dir, "flist", im.CID().String()),
 	}
 }
@@ -195,6 +201,7 @@ func (m *Mount) Run(ctx context.Context) error {
 	}
 	reads, stop := context.WithCancel(ctx)
 	defer m.ahead.end()
+	defer m.near.end()
 	defer stop()
 	fs := timed{newFileSystem(reads, m)}
 	served := make(chan struct{})

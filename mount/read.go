@@ -45,6 +45,7 @@ func (f *fileSystem) Read(gone <-chan struct{}, in *fuse.ReadIn, buf []byte) (fu
 			continue
 		}
 		f.touched.add(p.Chunk)
+		f.near.read(f.reads, p.Chunk)
 		if f.stalls.recent(p.Chunk) {
 			patience = min(patience, stallPatience)
 		}

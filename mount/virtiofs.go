@@ -49,6 +49,7 @@ func ServeVirtiofs(ctx context.Context, im *flist.Image, src chunk.Source, socke
 	defer stop()
 	m := newMount(im, src, opts, socket)
 	defer m.ahead.end()
+	defer m.near.end()
 	fs := &interruptible{RawFileSystem: timed{newFileSystem(reads, m)}, gone: make(chan struct{})}
 	r := &relay{inside: filepath.Join(private, "sock"), fs: fs}
 	go virtiofs.ServeFS(r.inside, fs, m.fuseOptions()) // ends with the process

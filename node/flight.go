@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -27,7 +28,32 @@ type flight[V any] struct {
 // do returns what work returns, for this caller or for another with the same
 // key that came earlier. work's context has the values of its first caller's.
 func (f *flights[K, V]) do(ctx context.Context, key K, work func(context.Context) (V, error)) (V, error) {
-	fl := f.join(ctx, key, work)
+	return f.wait(ctx, key, f.join(ctx, key, work))
+}
+
+// lead is do for work that soon ends by itself: the first caller does it, on
+// his own goroutine, and cannot leave, which saves handing it to another. The
+// others wait as with do.
+func (f *flights[K, V]) lead(ctx context.Context, key K, work func(context.Context) (V, error)) (V, error) {
+	f.mu.Lock()
+	if fl, ok := f.now[key]; ok {
+		fl.waiters++
+		f.mu.Unlock()
+		return f.wait(ctx, key, fl)
+	}
+	fl := &flight[V]{waiters: 1, cancel: func() {}, done: make(chan struct{}), err: errPanic}
+	f.add(key, fl)
+	f.mu.Unlock()
+	defer close(fl.done)
+	defer f.land(key, fl)
+	fl.value, fl.err = work(context.WithoutCancel(ctx))
+	return fl.value, fl.err
+}
+
+// errPanic is what others get when who leads does not return.
+var errPanic = errors.New("a fault in the program ended the work that was waited for")
+
+func (f *flights[K, V]) wait(ctx context.Context, key K, fl *flight[V]) (V, error) {
 	select {
 	case <-fl.done:
 		f.leave(key, fl)
@@ -48,16 +74,21 @@ func (f *flights[K, V]) join(ctx context.Context, key K, work func(context.Conte
 	}
 	shared, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	fl := &flight[V]{waiters: 1, cancel: cancel, done: make(chan struct{})}
-	if f.now == nil {
-		f.now = make(map[K]*flight[V])
-	}
-	f.now[key] = fl
+	f.add(key, fl)
 	go func() { // ends soon after its last waiter has left
 		fl.value, fl.err = work(shared)
 		f.land(key, fl)
 		close(fl.done)
 	}()
 	return fl
+}
+
+// add is called with the lock held.
+func (f *flights[K, V]) add(key K, fl *flight[V]) {
+	if f.now == nil {
+		f.now = make(map[K]*flight[V])
+	}
+	f.now[key] = fl
 }
 
 // land makes the next caller start anew.

@@ -84,6 +84,78 @@ func TestFlightOutlivesACancelledWaiterAndEndsWithTheLast(t *testing.T) {
 	})
 }
 
+func TestWhoLeadsDoesTheWorkHimselfAndTheOthersShareIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f flights[string, int]
+		release := make(chan struct{})
+		var runs atomic.Int32
+		work := func(ctx context.Context) (int, error) {
+			runs.Add(1)
+			<-release
+			return 7, ctx.Err()
+		}
+		leader, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if got, err := f.lead(leader, "k", work); got != 7 || err != nil {
+				t.Errorf("leader: %d, %v", got, err)
+			}
+		})
+		synctest.Wait()
+		hasty, leave := context.WithCancel(t.Context())
+		wg.Go(func() {
+			if _, err := f.lead(hasty, "k", work); !errors.Is(err, context.Canceled) {
+				t.Errorf("waiter that leaves: %v", err)
+			}
+		})
+		wg.Go(func() {
+			if got, err := f.lead(t.Context(), "k", work); got != 7 || err != nil {
+				t.Errorf("patient waiter: %d, %v", got, err)
+			}
+		})
+		synctest.Wait()
+		leave()
+		stop()
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		if runs.Load() != 1 || len(f.now) != 0 {
+			t.Errorf("%d runs, %d flights left", runs.Load(), len(f.now))
+		}
+	})
+}
+
+func TestAFaultOfWhoLeadsLeavesNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f flights[string, int]
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the fault was hidden")
+				}
+			}()
+			_, _ = f.lead(t.Context(), "k", func(context.Context) (int, error) {
+				<-release
+				panic("a fault")
+			})
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			if _, err := f.lead(t.Context(), "k", nil); !errors.Is(err, errPanic) {
+				t.Errorf("waiter: %v", err)
+			}
+		})
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		if len(f.now) != 0 {
+			t.Errorf("%d flights left", len(f.now))
+		}
+	})
+}
+
 func TestCacheStaysWithinItsBytes(t *testing.T) {
 	const size = 100_000
 	c, err := newCache(10 * (size + entryBytes))

@@ -38,7 +38,7 @@ func (n *Node) get(ctx context.Context, id chunk.ID, w want) ([]byte, error) {
 		w.from.cached()
 		return data, nil
 	}
-	data, err := n.flights.do(ctx, flightKey{id: id, here: true}, func(ctx context.Context) ([]byte, error) {
+	data, err := n.flights.lead(ctx, flightKey{id: id, here: true}, func(ctx context.Context) ([]byte, error) {
 		return n.fromStore(ctx, id, w)
 	})
 	if !errors.Is(err, chunk.ErrNotFound) {
@@ -183,4 +183,18 @@ func (l local) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 		l.n.cache.add(id, data)
 	}
 	return data, err
+}
+
+// nearby is a chunk.Source that unpacks what is in the store into the cache,
+// for reads that may follow. It is not counted as a read.
+type nearby struct{ n *Node }
+
+// Get implements chunk.Source.
+func (s nearby) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if data, ok := s.n.cache.peek(id); ok {
+		return data, nil
+	}
+	return s.n.flights.lead(ctx, flightKey{id: id, here: true}, func(ctx context.Context) ([]byte, error) {
+		return s.n.fromStore(ctx, id, want{})
+	})
 }

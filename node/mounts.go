@@ -145,6 +145,7 @@ func (n *Node) mountOptions(m *mounted) mount.Options {
 	}
 	if m.root.Defined() {
 		opts.Ahead = reader{n.aheadOf(m.root), &m.replaying}
+		opts.Local = nearby{n}
 	}
 	return opts
 }

@@ -205,7 +205,7 @@ var _ chunk.Source = reader{}
 // Get implements chunk.Source.
 func (r reader) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 	if r.replaying.Load() {
-		return local{r.n}.Get(ctx, id)
+		return nearby{r.n}.Get(ctx, id)
 	}
 	return r.source.Get(ctx, id)
 }

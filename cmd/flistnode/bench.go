@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ var benchmarks = []struct {
 
 func newBench(a *app) *cobra.Command {
 	opts := bench.Options{Progress: func(step string) { fmt.Fprintln(a.stderr, step+" ...") }}
-	var out, rate string
+	var out, rate, only string
 	var bytes bytesValue
 	cmd := &cobra.Command{
 		Use:   "bench load|image|mount|memory|coldstart|firstread|transfer|announce|swarm|all",
@@ -67,6 +68,11 @@ With --json: one document with all tables.`,
 			if opts.Nodes < 1 || opts.Nodes > 60 {
 				return usagef("--nodes %d: want 1 to 60", opts.Nodes)
 			}
+			if only != "" {
+				if opts.Only, err = regexp.Compile(only); err != nil {
+					return usagef("--only %s: %v", quote(only), err)
+				}
+			}
 			opts.SwarmBytes, opts.TransferBytes = 128<<20, 1<<30
 			if bytes > 0 {
 				opts.SwarmBytes, opts.TransferBytes = int64(bytes), int64(bytes)
@@ -76,6 +82,7 @@ With --json: one document with all tables.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.Root, "root", "", "the root file system `DIR` to measure with; image and mount take a usual directory if not given")
+	f.StringVar(&only, "only", "", "mount: only the cases whose names match `REGEXP`, as in 'find.*warm'")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also measure and compare with what takes minutes")
 	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount, memory and coldstart")
