@@ -84,20 +84,23 @@ func TestManyIdentitiesAtOneAddressLeaveRoomForPeersAtOthers(t *testing.T) {
 
 func TestBitmapsOfAllMembersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// 512 KiB each; it is not the contents that count here.
-		table := ChunkTable{Root: numbered(0), IDs: make([]chunk.ID, exchange.MaxTable)}
-		other := ChunkTable{Root: numbered(1), IDs: table.IDs}
+		const chunks = 512 << 10 // 64 KiB each; their contents do not count here
+		table := ChunkTable{Root: numbered(0), IDs: make([]chunk.ID, chunks)}
 		s, end := addressed(t, nil, table)
 		defer end()
-		if err := s.Share(other, nil); err != nil {
-			t.Fatal(err)
-		}
-		for i := range 200 {
-			for _, root := range []chunk.ID{table.Root, other.Root} {
-				s.Hear(peer.ID(fmt.Sprintf("%d@crowd", i)), exchange.Message{Kind: exchange.Join, Root: root, Chunks: exchange.MaxTable})
+		roots := []chunk.ID{table.Root}
+		for i := 1; len(roots)*maxMembers*chunks/8 < 2*memberBytes; i++ {
+			roots = append(roots, numbered(i))
+			if err := s.Share(ChunkTable{Root: numbered(i), IDs: table.IDs}, nil); err != nil {
+				t.Fatal(err)
 			}
 		}
-		s.Hear("one@home", exchange.Message{Kind: exchange.Join, Root: table.Root, Chunks: exchange.MaxTable})
+		for i := range maxMembers {
+			for _, root := range roots {
+				s.Hear(peer.ID(fmt.Sprintf("%d@crowd", i)), exchange.Message{Kind: exchange.Join, Root: root, Chunks: chunks})
+			}
+		}
+		s.Hear("one@home", exchange.Message{Kind: exchange.Join, Root: table.Root, Chunks: chunks})
 		s.shares.mu.Lock()
 		defer s.shares.mu.Unlock()
 		if n := s.shares.bitmaps(); n > memberBytes || n < memberBytes*3/4 {
