@@ -111,3 +111,29 @@ func TestBitmapsOfAllMembersAreBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestPeersBeyondTheUplinkAreToldNewsLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		teller := &told{of: map[peer.ID]int{}}
+		table := ChunkTable{Root: numbered(0)}
+		for i := range 200 {
+			table.IDs = append(table.IDs, numbered(i+1))
+		}
+		s, end := addressed(t, teller, table)
+		defer end()
+		for p, site := range map[peer.ID]string{"near": "", "far": "elsewhere"} {
+			s.Hear(p, exchange.Message{Kind: exchange.Hello, Site: site})
+			s.Hear(p, exchange.Message{Kind: exchange.Join, Root: table.Root, Chunks: 200, Have: make([]byte, 25)})
+		}
+		for _, id := range table.IDs { // for two seconds
+			time.Sleep(10 * time.Millisecond)
+			s.Came(id)
+		}
+		time.Sleep(time.Second)
+		teller.mu.Lock()
+		defer teller.mu.Unlock()
+		if near, far := teller.of["near"], teller.of["far"]; near < 40 || far > 16 || far < 8 {
+			t.Errorf("the one at the site was told %d messages, the other %d", near, far)
+		}
+	})
+}
