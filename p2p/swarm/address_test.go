@@ -84,20 +84,23 @@ func TestManyIdentitiesAtOneAddressLeaveRoomForPeersAtOthers(t *testing.T) {
 
 func TestBitmapsOfAllMembersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// 512 KiB each; it is not the contents that count here.
-		table := ChunkTable{Root: numbered(0), IDs: make([]chunk.ID, exchange.MaxTable)}
-		other := ChunkTable{Root: numbered(1), IDs: table.IDs}
+		const chunks = 512 << 10 // 64 KiB each; their contents do not count here
+		table := ChunkTable{Root: numbered(0), IDs: make([]chunk.ID, chunks)}
 		s, end := addressed(t, nil, table)
 		defer end()
-		if err := s.Share(other, nil); err != nil {
-			t.Fatal(err)
-		}
-		for i := range 200 {
-			for _, root := range []chunk.ID{table.Root, other.Root} {
-				s.Hear(peer.ID(fmt.Sprintf("%d@crowd", i)), exchange.Message{Kind: exchange.Join, Root: root, Chunks: exchange.MaxTable})
+		roots := []chunk.ID{table.Root}
+		for i := 1; len(roots)*maxMembers*chunks/8 < 2*memberBytes; i++ {
+			roots = append(roots, numbered(i))
+			if err := s.Share(ChunkTable{Root: numbered(i), IDs: table.IDs}, nil); err != nil {
+				t.Fatal(err)
 			}
 		}
-		s.Hear("one@home", exchange.Message{Kind: exchange.Join, Root: table.Root, Chunks: exchange.MaxTable})
+		for i := range maxMembers {
+			for _, root := range roots {
+				s.Hear(peer.ID(fmt.Sprintf("%d@crowd", i)), exchange.Message{Kind: exchange.Join, Root: root, Chunks: chunks})
+			}
+		}
+		s.Hear("one@home", exchange.Message{Kind: exchange.Join, Root: table.Root, Chunks: chunks})
 		s.shares.mu.Lock()
 		defer s.shares.mu.Unlock()
 		if n := s.shares.bitmaps(); n > memberBytes || n < memberBytes*3/4 {
@@ -105,6 +108,32 @@ func TestBitmapsOfAllMembersAreBounded(t *testing.T) {
 		}
 		if s.shares.all[table.Root].members["one@home"] == nil {
 			t.Error("a peer at another address is no member")
+		}
+	})
+}
+
+func TestPeersBeyondTheUplinkAreToldNewsLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		teller := &told{of: map[peer.ID]int{}}
+		table := ChunkTable{Root: numbered(0)}
+		for i := range 200 {
+			table.IDs = append(table.IDs, numbered(i+1))
+		}
+		s, end := addressed(t, teller, table)
+		defer end()
+		for p, site := range map[peer.ID]string{"near": "", "far": "elsewhere"} {
+			s.Hear(p, exchange.Message{Kind: exchange.Hello, Site: site})
+			s.Hear(p, exchange.Message{Kind: exchange.Join, Root: table.Root, Chunks: 200, Have: make([]byte, 25)})
+		}
+		for _, id := range table.IDs { // for two seconds
+			time.Sleep(10 * time.Millisecond)
+			s.Came(id)
+		}
+		time.Sleep(time.Second)
+		teller.mu.Lock()
+		defer teller.mu.Unlock()
+		if near, far := teller.of["near"], teller.of["far"]; near < 40 || far > 16 || far < 8 {
+			t.Errorf("the one at the site was told %d messages, the other %d", near, far)
 		}
 	})
 }

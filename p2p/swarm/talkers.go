@@ -21,8 +21,11 @@ const (
 	maxTalkers = 256
 	maxSay     = 64                    // messages that wait for a peer
 	talkEvery  = 25 * time.Millisecond // news are gathered for so long
-	talkRetry  = time.Second           // doubles
-	talkGiveUp = 10                    // failures in a row
+	// farTalkEvery is the same for peers beyond the uplink: each message to each
+	// peer there crosses it.
+	farTalkEvery = 250 * time.Millisecond
+	talkRetry    = time.Second // doubles
+	talkGiveUp   = 10          // failures in a row
 )
 
 // talkers tell each peer what is new, a little later and many things at once.
@@ -155,9 +158,8 @@ func (t *talkers) run(ctx context.Context, p peer.ID, k *talker) {
 		case <-ctx.Done():
 			return
 		}
-		messages := t.gather(k, fresh)
+		messages, pause := t.gather(p, k, fresh)
 		fresh = false
-		pause := talkEvery
 		if err := t.s.cfg.Teller.Tell(ctx, p, messages...); err != nil {
 			t.s.cfg.Log.Debug("peer cannot be told what is held", "peer", p, "err", err)
 			if failures++; failures >= talkGiveUp {
@@ -180,8 +182,9 @@ func (t *talkers) run(ctx context.Context, p peer.ID, k *talker) {
 	}
 }
 
-// gather takes all there is to tell, in the order in which it must be told.
-func (t *talkers) gather(k *talker, fresh bool) (out []exchange.Message) {
+// gather takes all there is to tell, in the order in which it must be told, and
+// returns how long to gather what comes next.
+func (t *talkers) gather(p peer.ID, k *talker, fresh bool) (out []exchange.Message, pause time.Duration) {
 	if fresh {
 		out = append(out, exchange.Message{Kind: exchange.Hello, Site: t.s.cfg.Site})
 	}
@@ -214,7 +217,10 @@ func (t *talkers) gather(k *talker, fresh bool) (out []exchange.Message) {
 	out = appendIndexes(out, exchange.Fetching, k.fetching)
 	out = append(out, k.say...)
 	k.say = nil
-	return out
+	if pause = talkEvery; !t.s.near(p) {
+		pause = farTalkEvery
+	}
+	return out, pause
 }
 
 func appendIndexes(out []exchange.Message, kind exchange.Kind, all map[chunk.ID][]uint32) []exchange.Message {
