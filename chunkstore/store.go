@@ -14,10 +14,10 @@
 // fail with ErrClosed.
 //
 // Files: store.go opens and closes, put.go and get.go are the way in and out,
-// scan.go what looks at everything, dir.go the directory's version and lock,
-// space.go the care for a full disk, writeback.go an early start of writing,
-// verified.go what need not be hashed again, record.go and datastore.go the
-// other two kinds of entries.
+// has.go tells what is held, scan.go what looks at everything, dir.go the
+// directory's version and lock, space.go the care for a full disk, writeback.go
+// an early start of writing, verified.go what need not be hashed again,
+// record.go and datastore.go the other two kinds of entries.
 package chunkstore
 
 import (
