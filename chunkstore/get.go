@@ -81,15 +81,6 @@ func (s *Store) GetPacked(ctx context.Context, id chunk.ID) (chunk.Packed, error
 	return packed, nil
 }
 
-// Has reports whether the chunk is held. It looks at the key only.
-func (s *Store) Has(ctx context.Context, id chunk.ID) (bool, error) {
-	held, err := s.HasMany(ctx, []chunk.ID{id})
-	if err != nil {
-		return false, err
-	}
-	return held[0], nil
-}
-
 // PackedSize returns how many encoded bytes the chunk takes, the header apart,
 // and false if it is not held. Like Has it looks at the key only.
 func (s *Store) PackedSize(_ context.Context, id chunk.ID) (size int, held bool, err error) {
@@ -109,33 +100,6 @@ func (s *Store) PackedSize(_ context.Context, id chunk.ID) (size int, held bool,
 		return nil
 	})
 	return size, held, err
-}
-
-// HasMany is Has for each of ids, in their order.
-func (s *Store) HasMany(ctx context.Context, ids []chunk.ID) ([]bool, error) {
-	if err := s.calls.enter(); err != nil {
-		return nil, err
-	}
-	defer s.calls.leave()
-	held := make([]bool, len(ids))
-	err := s.view(func(txn *badger.Txn) error {
-		for i, id := range ids {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			switch _, err := txn.Get(chunkKey(id)); {
-			case err == nil:
-				held[i] = true
-			case !errors.Is(err, badger.ErrKeyNotFound):
-				return fmt.Errorf("look up in store %s: %w", s.dir, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return held, nil
 }
 
 // read gives the stored form of a chunk to open, which must verify it, and

@@ -14,11 +14,11 @@
 // fail with ErrClosed.
 //
 // Files: store.go opens and closes, put.go and get.go are the way in and out,
-// scan.go what looks at everything, dir.go the directory's version and lock,
-// space.go the care for a full disk, writeback.go an early start of writing,
-// valuefile.go reading past Badger,
-// verified.go what need not be hashed again, record.go and datastore.go the
-// other two kinds of entries.
+// together.go writes what comes at once in one go, has.go tells what is held,
+// valuefile.go reads past Badger, scan.go is what looks at everything, dir.go the
+// directory's version and lock, space.go the care for a full disk, writeback.go
+// an early start of writing, verified.go what need not be hashed again,
+// record.go and datastore.go the other two kinds of entries.
 package chunkstore
 
 import (

@@ -140,6 +140,37 @@ func TestMissingChunkIsNotFound(t *testing.T) {
 	}
 }
 
+// TestHasManyAgreesWithHas asks for many at once, of a store that holds most of
+// them and of one that holds many others besides.
+func TestHasManyAgreesWithHas(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	for i := range 2000 {
+		id := putT(t, s, fmt.Append(nil, i)).ID
+		if i%7 == 0 {
+			if err := s.Delete(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, step := range map[string]int{"most": 1, "few": 29} {
+		t.Run(name, func(t *testing.T) {
+			var ids []chunk.ID
+			var want []bool
+			for i := 0; i < 2100; i += step {
+				ids = append(ids, chunk.Sum(fmt.Append(nil, i)), chunk.Sum(fmt.Append(nil, i/2)))
+				want = append(want, i < 2000 && i%7 != 0, i/2%7 != 0)
+			}
+			held, err := s.HasMany(t.Context(), ids)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, held); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestPutRefusesWhatIsNotTheChunk(t *testing.T) {
 	s := openT(t, t.TempDir(), Options{})
 	good := chunk.Pack(textBytes(5000))

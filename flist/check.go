@@ -9,9 +9,8 @@ import (
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
-// parse cuts the tables into columns and checks them, in two independent
-// halves. It puts running sums in the place of counts.
-func (im *Image) parse(l *layout) error {
+// cut cuts the tables into columns, and returns those that only check looks at.
+func (im *Image) cut(l *layout) (raw rawColumns) {
 	c := &im.root.Counts
 	cut := func(b *[]byte, n uint64) []byte {
 		head := (*b)[:n:n]
@@ -26,33 +25,54 @@ func (im *Image) parse(l *layout) error {
 	im.attr = u32s(cut(&inodes, c.Inodes*4))
 	im.mtimeSec, im.mtimeNsec = u64s(cut(&inodes, c.Inodes*8)), u32s(cut(&inodes, c.Inodes*4))
 	im.btimeSec, im.btimeNsec = u64s(cut(&inodes, c.Inodes*8)), u32s(cut(&inodes, c.Inodes*4))
-	dirCount := u32s(cut(&entries, c.Directories*4))
+	raw.dirCount = u32s(cut(&entries, c.Directories*4))
 	im.link = u32s(entries)
-	fileExtents := u32s(cut(&extents, c.Files*4))
+	raw.fileExtents = u32s(cut(&extents, c.Files*4))
 	im.extentStart, im.extentEnd = u64s(cut(&extents, c.Extents*8)), u64s(extents)
-	lengths := u32s(cut(&chunks, (c.Packs+c.Cuts)*4))
+	raw.lengths = u32s(cut(&chunks, (c.Packs+c.Cuts)*4))
 	im.chunkID, im.names, im.targets, im.attrs = chunks, t[2], t[5], t[6]
+	raw.xattrs = t[7]
 	im.span, im.nlink, im.nameEnd = im.mem.part(l.span), im.mem.part(l.nlink), im.mem.part(l.nameEnd)
 	im.dirs, im.again, im.chunkEnd = im.mem.part(l.dirs), im.mem.part(l.again), im.mem.part(l.chunkEnd)
+	return raw
+}
 
-	var err error
-	if im.xattrs, err = parseXattrs(t[7], c); err != nil {
+// rawColumns are columns of which an Image keeps running sums, or what was read
+// from them.
+type rawColumns struct {
+	dirCount, fileExtents, lengths u32s
+	xattrs                         []byte
+}
+
+// check checks the columns, in two independent halves. It puts running sums in
+// the place of counts.
+func (im *Image) check(l *layout, raw rawColumns) error {
+	nlink := make([]uint32, im.root.Counts.Inodes)
+	if err := together(
+		func() error { return im.checkNames(l) }, // needs only the text
+		func() (err error) {
+			if im.xattrs, err = parseXattrs(raw.xattrs, &im.root.Counts); err != nil {
+				return err
+			}
+			if err := im.checkAttrs(); err != nil {
+				return err
+			}
+			return errors.Join(im.checkChunks(l, raw.lengths), im.checkInodes(l, nlink, raw.dirCount, raw.fileExtents))
+		}); err != nil {
 		return err
 	}
-	if err := im.checkAttrs(); err != nil {
-		return err
-	}
-	nlink := make([]uint32, c.Inodes)
+	return together(
+		func() error { return im.checkExtents(l) },
+		func() error { return im.checkEntries(l, nlink) })
+}
+
+// together calls each of do in a goroutine of its own and returns the first
+// error.
+func together(do ...func() error) error {
 	var g errgroup.Group
-	g.Go(func() error { return im.checkNames(l) }) // needs only the text
-	g.Go(func() error {
-		return errors.Join(im.checkChunks(l, lengths), im.checkInodes(l, nlink, dirCount, fileExtents))
-	})
-	if err := g.Wait(); err != nil {
-		return err
+	for _, f := range do {
+		g.Go(func() error { return Guard(f) })
 	}
-	g.Go(func() error { return im.checkExtents(l) })
-	g.Go(func() error { return im.checkEntries(l, nlink) })
 	return g.Wait()
 }
 

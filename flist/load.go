@@ -53,7 +53,7 @@ func load(ctx context.Context, src chunk.Source, root cid.Cid, open func(size in
 		return mem.write(data, l.sections[table].off+off)
 	})
 	if err == nil {
-		if err = im.parse(&l); err != nil {
+		if err = im.check(&l, im.cut(&l)); err != nil {
 			err = fmt.Errorf("%s: %w", root, err)
 		}
 	}

@@ -100,8 +100,11 @@ func (f *fileSystem) fetch(r *reading, pieces []flist.Piece) ([][]byte, error) {
 			continue
 		}
 		g.Go(func() error {
-			var err error
-			if parts[i], err = f.piece(r, p); err != nil {
+			err := flist.Guard(func() (err error) {
+				parts[i], err = f.piece(r, p)
+				return err
+			})
+			if err != nil {
 				r.end() // the others are of no use now
 			}
 			return err

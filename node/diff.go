@@ -54,8 +54,11 @@ func (n *Node) loadWithDigests(ctx context.Context, name string) (*flist.Image, 
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := im.Digests(ctx, n.working(im.CID()))
-	if err != nil {
+	var d *flist.Digests
+	if err := flist.Guard(func() (err error) {
+		d, err = im.Digests(ctx, n.working(im.CID()))
+		return err
+	}); err != nil {
 		im.Close()
 		return nil, nil, fmt.Errorf("digests of flist %s: %w", im.CID(), err)
 	}

@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	fetchParallel = 64   // chunks asked for at a time
-	fetchBatch    = 4096 // chunks looked up in the store at a time
-	fetchMissing  = 64   // chunks nobody has, after which a fetch gives up
+	fetchParallel = 64 // chunks asked for at a time
+	fetchMissing  = 64 // chunks nobody has, after which a fetch gives up
 )
 
 // Fetch implements api.Taker. It can be broken off at any time: what is here

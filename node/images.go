@@ -71,7 +71,12 @@ func (n *Node) loadInto(ctx context.Context, root cid.Cid) error {
 	if err != nil {
 		return fmt.Errorf("load flist %s: %w", root, err)
 	}
-	return n.images.add(root, im)
+	bytes := int64(tableBytes(im))
+	if err := n.images.add(root, im); err != nil {
+		return err
+	}
+	n.tables.wish(root, bytes)
+	return nil
 }
 
 // tableSource is the source of an flist's tables, whose chunks are needed once
@@ -93,8 +98,12 @@ func (s tableSource) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) 
 }
 
 // loadFrom loads an flist with its tables in a file, so that they do not fill
-// the memory, or, where there can be none, on the heap.
+// the memory, or, where there can be none, on the heap. Tables saved earlier are
+// the quickest.
 func (n *Node) loadFrom(ctx context.Context, src chunk.Source, root cid.Cid) (*flist.Image, error) {
+	if im, err := n.tables.load(ctx, src, root); err == nil {
+		return im, nil
+	}
 	im, err := flist.LoadMapped(ctx, src, root, n.tempDir())
 	if errors.Is(err, flist.ErrTableFile) {
 		n.log.Warn("tables of an flist are kept in memory", "flist", root, "err", err)

@@ -53,6 +53,7 @@ type Node struct {
 	cache     *cache
 	flights   flights[flightKey, []byte]
 	images    *images
+	tables    *savedTables
 	mounts    *mounts
 	keeping   keeping
 	wishes    *wishes
@@ -77,6 +78,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), findTimeout: min(cfg.ReadTimeout, cfg.FetchTimeout)}
 	n.mounts = newMounts(cfg.KeepMounts)
+	n.tables = newSavedTables(filepath.Join(cfg.Data, tablesDirName), log)
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -109,6 +111,7 @@ const (
 	storeDir      = "store"
 	tempDirName   = "tmp"
 	mountsDirName = "mounts"
+	tablesDirName = "tables"
 	identityFile  = "identity.key"
 	knownPeerFile = "peers.json"
 )
@@ -250,6 +253,10 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.host.Run(gctx) })
 	g.Go(func() error { return n.swarm.Run(gctx) })
 	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
+	g.Go(func() error {
+		n.saveTables(gctx)
+		return nil
+	})
 	if n.cfg.KeepCopies {
 		g.Go(func() error {
 			n.keepCopies(gctx)

@@ -87,7 +87,8 @@ func mappedTables(t testing.TB, data string) int {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
 	must(t, err)
-	return strings.Count(string(maps), filepath.Join(data, tempDirName, "flist-image-"))
+	return strings.Count(string(maps), filepath.Join(data, tempDirName, "flist-image-")) +
+		strings.Count(string(maps), filepath.Join(data, tablesDirName)+"/")
 }
 
 func testConfig(data string) Config {

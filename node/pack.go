@@ -46,6 +46,7 @@ func (n *Node) Pack(ctx context.Context, req api.PackRequest, progress func(api.
 	if err := n.pin(res.CID, req.Name, api.HowPacked); err != nil {
 		return api.PackResult{}, err
 	}
+	n.tables.wish(res.CID, res.Entries*entryTable) // it will be mounted
 	out := api.PackResult{
 		CID: res.CID.String(), Entries: uint64(res.Entries), Files: uint64(res.Files), Bytes: uint64(res.Bytes),
 		StoredBytes: sink.bytes.Load(), NewBytes: sink.newBytes.Load(), Chunks: uint64(res.Chunks),

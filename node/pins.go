@@ -110,7 +110,7 @@ func (n *Node) Remove(_ context.Context, name string) error {
 	}
 	n.swarm.Unshare(rootID(root))
 	n.announcer.rootWent(rootID(root))
-	return nil
+	return n.tables.drop(root)
 }
 
 // roots returns the root blocks of all flists held.

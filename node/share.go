@@ -15,18 +15,21 @@ import (
 // table returns the chunk table of im and the places that are held here.
 func (n *Node) table(ctx context.Context, im *flist.Image) (t swarm.ChunkTable, held []uint32, err error) {
 	t = swarm.ChunkTable{Root: rootID(im.CID()), IDs: make([]chunk.ID, im.NumChunks())}
-	for i := range t.IDs {
-		t.IDs[i], _ = im.Chunk(uint32(i))
-	}
-	for at := 0; at < len(t.IDs); at += fetchBatch {
-		has, err := n.store.HasMany(ctx, t.IDs[at:min(at+fetchBatch, len(t.IDs))])
-		if err != nil {
-			return t, nil, err
+	if err := flist.Guard(func() error {
+		for i := range t.IDs {
+			t.IDs[i], _ = im.Chunk(uint32(i))
 		}
-		for i, ok := range has {
-			if ok {
-				held = append(held, uint32(at+i))
-			}
+		return nil
+	}); err != nil {
+		return t, nil, err
+	}
+	has, err := n.store.HasMany(ctx, t.IDs)
+	if err != nil {
+		return t, nil, err
+	}
+	for i, ok := range has {
+		if ok {
+			held = append(held, uint32(i))
 		}
 	}
 	return t, held, nil

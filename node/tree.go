@@ -83,8 +83,11 @@ func (n *Node) resolve(ctx context.Context, name, path string) (*flist.Image, fl
 	if err != nil {
 		return nil, 0, err
 	}
-	ino, err := im.Resolve(cleanPath(path))
-	if err != nil {
+	var ino flist.Inode
+	if err := flist.Guard(func() (err error) {
+		ino, err = im.Resolve(cleanPath(path))
+		return err
+	}); err != nil {
 		im.Close()
 		return nil, 0, fmt.Errorf("%q in flist %s: %w", path, im.CID(), err)
 	}

@@ -21,7 +21,7 @@ var benchmarks = []struct {
 	name, short string
 	run         func(context.Context, bench.Options) (bench.Table, error)
 }{
-	{"load", "load an flist of a million entries from the store", bench.Load},
+	{"load", "load an flist of a million entries from the store, mount and list it", bench.Load},
 	{"image", "pack and unpack a root file system, weigh its flist", bench.Image},
 	{"mount", "read a local image through a mount, warm and cold", bench.Mount},
 	{"memory", "mount an flist of a million entries and read it", bench.Memory},
@@ -85,7 +85,7 @@ With --json: one document with all tables.`,
 	f.StringVar(&only, "only", "", "mount: only the cases whose names match `REGEXP`, as in 'find.*warm'")
 	f.IntVar(&opts.Runs, "runs", 3, "`N` counted runs of each side")
 	f.BoolVar(&opts.Slow, "slow", false, "also measure and compare with what takes minutes")
-	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of mount, memory and coldstart")
+	f.StringVar(&opts.Work, "work", "", "work in `DIR` and keep images and stores there for later runs of load, mount, memory and coldstart")
 	f.IntVar(&opts.Nodes, "nodes", 8, "swarm: `N` nodes that fetch, beside the seed")
 	f.StringVar(&rate, "rate", "100mbit", "swarm, coldstart: the `RATE` of every link, both ways; firstread: of the faster uplink")
 	f.Var(&bytes, "size", "transfer, firstread, swarm: `SIZE` of the content; 1GiB and 128MiB if not given")

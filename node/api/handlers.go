@@ -7,6 +7,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/flistnode/flistnode/flist"
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
@@ -77,15 +78,21 @@ func (h handler) list(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ev := newEventWriter(w)
-	err := h.s.List(r.Context(), q.Get("flist"), q.Get("path"), ListOptions{Recursive: recursive, Digests: digests, Self: self},
-		func(e Entry) error { return ev.item(e) })
+	err := flist.Guard(func() error {
+		return h.s.List(r.Context(), q.Get("flist"), q.Get("path"), ListOptions{Recursive: recursive, Digests: digests, Self: self},
+			func(e Entry) error { return ev.item(e) })
+	})
 	ev.end(struct{}{}, err)
 	return nil
 }
 
 func (h handler) stat(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	e, err := h.s.Stat(r.Context(), q.Get("flist"), q.Get("path"))
+	var e Entry
+	err := flist.Guard(func() (err error) {
+		e, err = h.s.Stat(r.Context(), q.Get("flist"), q.Get("path"))
+		return err
+	})
 	return answer(w, e, err)
 }
 
@@ -116,13 +123,19 @@ func (h handler) chunk(w http.ResponseWriter, r *http.Request) error {
 func (h handler) diff(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	ev := newEventWriter(w)
-	err := h.s.Diff(r.Context(), q.Get("a"), q.Get("b"), func(c Change) error { return ev.item(c) })
+	err := flist.Guard(func() error {
+		return h.s.Diff(r.Context(), q.Get("a"), q.Get("b"), func(c Change) error { return ev.item(c) })
+	})
 	ev.end(struct{}{}, err)
 	return nil
 }
 
 func (h handler) inspect(w http.ResponseWriter, r *http.Request) error {
-	in, err := h.s.Inspect(r.Context(), r.URL.Query().Get("flist"))
+	var in Inspection
+	err := flist.Guard(func() (err error) {
+		in, err = h.s.Inspect(r.Context(), r.URL.Query().Get("flist"))
+		return err
+	})
 	return answer(w, in, err)
 }
 
