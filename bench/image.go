@@ -129,7 +129,7 @@ func (im *image) otherPackers(ctx context.Context, t *Table, ours float64) error
 		{"mkfs.erofs", "mkfs.erofs -zlz4", ``, `mkfs.erofs -zlz4 "$1/erofs" "$0"`, false},
 		{"casync", "casync make", ``, `casync make --store="$1/castr" "$1/x.caidx" "$0"`, false},
 		{"desync", "desync tar", `mkdir "$1/desync"`, `desync tar -i -s "$1/desync" "$1/x.caidx" "$0"`, false},
-		{"ipfs", "ipfs add, without device nodes", ipfsPrepare, ipfsAdd, false},
+		{"ipfs", "ipfs add, without what is named as device nodes are", ipfsPrepare, ipfsAdd, false},
 		{"mksquashfs", "mksquashfs -comp zstd", ``, `mksquashfs "$0" "$1/squash" -comp zstd -quiet -no-progress`, true},
 	} {
 		if !installed(p.program) || p.slow && !im.opts.Slow {
@@ -160,10 +160,11 @@ func (im *image) once(ctx context.Context, prepare, script string) (float64, err
 	return im.shell(script)(ctx)
 }
 
-// ipfs makes a repository of its own, and leaves out what it would refuse.
+// ipfs makes a repository of its own, and leaves out what it would refuse; its
+// rules look at names alone.
 const (
 	ipfsPrepare = `IPFS_PATH="$1/ipfs" ipfs init --profile=test
-cd "$0" && find . ! -type f ! -type d ! -type l | sed "s/^[.]//" > "$1/ignore"`
+find "$0" ! -type f ! -type d ! -type l -printf "%f\n" > "$1/ignore"`
 	ipfsAdd = `IPFS_PATH="$1/ipfs" IPFS_TELEMETRY=off ipfs add --offline --recursive --hidden --ignore-rules-path="$1/ignore" \
 --quieter --progress=false "$0"`
 )
