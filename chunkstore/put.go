@@ -70,48 +70,41 @@ func (s *Store) PutAllTrusted(ctx context.Context, ps []chunk.Packed) (Added, er
 		return Added{}, err
 	}
 	defer release()
-	missing, err := s.missing(ps)
-	if err != nil || len(missing) == 0 {
+	var size int64
+	for _, p := range ps {
+		size += int64(chunk.HeaderSize + len(p.Bytes))
+	}
+	size = min(size, maxPendingBytes)
+	if err := s.pending.Acquire(ctx, size); err != nil {
 		return Added{}, err
 	}
-	if err := s.setChunks(ctx, missing); err != nil {
+	defer s.pending.Release(size)
+	isNew, err := s.putTogether(ps)
+	if err != nil {
 		return Added{}, err
 	}
-	added := Added{Chunks: len(missing)}
-	for _, p := range missing {
-		added.Bytes += int64(len(p.Bytes))
+	return s.added(ps, isNew), nil
+}
+
+// added notes and tells of the chunks that are new.
+func (s *Store) added(ps []chunk.Packed, isNew []bool) Added {
+	var a Added
+	for i, p := range ps {
+		if !isNew[i] {
+			continue
+		}
+		a.Chunks++
+		a.Bytes += int64(len(p.Bytes))
 		s.verified.add(p.ID)
 		s.log.Debug("chunk put", "chunk", p.ID, "bytes", len(p.Bytes))
 		if s.opts.OnPut != nil {
 			s.opts.OnPut(p.ID)
 		}
 	}
-	if s.writeback.wrote(added.Bytes) {
+	if s.writeback.wrote(a.Bytes) {
 		s.startWriteback()
 	}
-	return added, nil
-}
-
-// missing returns those of ps that are not held, each chunk once.
-func (s *Store) missing(ps []chunk.Packed) ([]chunk.Packed, error) {
-	missing := make([]chunk.Packed, 0, len(ps))
-	met := make(map[chunk.ID]struct{}, len(ps))
-	err := s.view(func(txn *badger.Txn) error {
-		for _, p := range ps {
-			if _, twice := met[p.ID]; twice {
-				continue
-			}
-			met[p.ID] = struct{}{}
-			_, err := txn.Get(chunkKey(p.ID))
-			if errors.Is(err, badger.ErrKeyNotFound) {
-				missing = append(missing, p)
-			} else if err != nil {
-				return fmt.Errorf("look up in store %s: %w", s.dir, err)
-			}
-		}
-		return nil
-	})
-	return missing, err
+	return a
 }
 
 // wellFormed refuses a p that could not be read back.
@@ -123,32 +116,6 @@ func wellFormed(p chunk.Packed) error {
 		return nil
 	}
 	return &chunk.CorruptError{ID: p.ID, Reason: fmt.Sprintf("%d bytes in codec %d for a plain size of %d", len(p.Bytes), p.Codec, p.Size)}
-}
-
-// setChunks writes chunks whose claims the caller holds.
-func (s *Store) setChunks(ctx context.Context, ps []chunk.Packed) error {
-	var size int64
-	for _, p := range ps {
-		size += int64(chunk.HeaderSize + len(p.Bytes))
-	}
-	weight := min(size, maxPendingBytes)
-	if err := s.pending.Acquire(ctx, weight); err != nil {
-		return err
-	}
-	defer s.pending.Release(weight)
-	if len(ps) == 1 {
-		return s.update(size, s.opts.ReserveBytes, func(txn *badger.Txn) error { return txn.Set(chunkKey(ps[0].ID), ps[0].Encoded()) })
-	}
-	return s.write(size, s.opts.ReserveBytes, func() error {
-		wb := s.db.NewWriteBatch()
-		defer wb.Cancel()
-		for _, p := range ps {
-			if err := wb.Set(chunkKey(p.ID), p.Encoded()); err != nil {
-				return err
-			}
-		}
-		return wb.Flush()
-	})
 }
 
 // update runs fn in a transaction that writes about size bytes, if the disk

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/google/go-cmp/cmp"
@@ -510,5 +511,44 @@ func TestOneBadChunkKeepsTheOthersOut(t *testing.T) {
 	}
 	if held, err := s.Has(t.Context(), good.ID); err != nil || held {
 		t.Errorf("Has = %v, %v after a refused batch", held, err)
+	}
+}
+
+// What comes while a write is under way is written together; an error of that
+// write is told to all of them.
+func TestPutsThatMeetAreWrittenTogether(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	s.writes.Lock() // the first write waits here
+	const puts = 50
+	errs := make(chan error, puts)
+	for i := range puts {
+		go func() { errs <- s.PutTrusted(t.Context(), chunk.Pack(randomBytes(uint64(i), 2000))) }()
+	}
+	gathered := func() int {
+		s.together.mu.Lock()
+		defer s.together.mu.Unlock()
+		if s.together.next == nil {
+			return 0
+		}
+		return len(s.together.next.ps)
+	}
+	for deadline := time.Now().Add(30 * time.Second); gathered() != puts-1; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d puts wait for the second write", gathered(), puts-1)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	before := s.db.MaxVersion()
+	s.writes.Unlock()
+	for range puts {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.db.MaxVersion() - before; n != 2 {
+		t.Errorf("%d transactions for %d puts, want 2", n, puts)
+	}
+	for i := range puts {
+		wantHeld(t, s, randomBytes(uint64(i), 2000))
 	}
 }

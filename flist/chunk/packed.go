@@ -118,16 +118,16 @@ func (p Packed) appendHeader(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, uint32(p.Size))
 }
 
-// Encoded returns the encoded form of p as AppendTo writes it, without a copy
-// if p came from PackInto or ParsePacked and is as it was. It is not to be
+// Encoded returns the encoded form of p as AppendTo writes it, if it lies in one
+// piece: p came from PackInto or ParsePacked and is as it was. It is not to be
 // changed, and valid as long as p.Bytes is.
-func (p Packed) Encoded() []byte {
+func (p Packed) Encoded() (encoded []byte, ok bool) {
 	e, n := p.encoded, len(p.Bytes)
-	if n > 0 && len(e) == HeaderSize+n && &e[HeaderSize] == &p.Bytes[0] &&
-		Codec(e[0]) == p.Codec && binary.LittleEndian.Uint32(e[1:]) == uint32(p.Size) {
-		return e
+	if n == 0 || len(e) != HeaderSize+n || &e[HeaderSize] != &p.Bytes[0] ||
+		Codec(e[0]) != p.Codec || binary.LittleEndian.Uint32(e[1:]) != uint32(p.Size) {
+		return nil, false
 	}
-	return p.AppendTo(make([]byte, 0, HeaderSize+n))
+	return e, true
 }
 
 // ParsePacked reads what AppendTo wrote. Bytes aliases b. The content is not
