@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -130,8 +132,37 @@ func (s source) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 	if err != nil && s.w.class == swarm.Waiting && s.n.handingOver.Load() {
 		<-ctx.Done() // no error may reach the reader: the next daemon answers it
 	}
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, chunk.ErrNotFound) {
+		err = s.n.owed(id, err)
+	}
 	return data, err
 }
+
+// owed names those from whom a chunk was waited for when the time was over.
+func (n *Node) owed(id chunk.ID, err error) error {
+	w := n.swarm.Whereabouts(id)
+	var holders, answers []string
+	for _, m := range w.Members {
+		if m.Holds {
+			holders = append(holders, m.Peer.String())
+		}
+	}
+	for _, a := range w.Asked {
+		answers = append(answers, a.Peer.String()+": "+a.Answer)
+	}
+	slices.Sort(holders)
+	said := func(list []string) string {
+		if len(list) == 0 {
+			return "nobody"
+		}
+		return strings.Join(list[:min(len(list), maxOwed)], "; ")
+	}
+	return fmt.Errorf("no whole answer in time; peers that say they hold it: %s; peers that answered lately: %s: %w",
+		said(holders), said(answers), err)
+}
+
+// maxOwed bounds the peers an error names.
+const maxOwed = 8
 
 // once is s for content that is needed once.
 func (s source) once() source {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -222,6 +223,34 @@ func TestChunkLostFromTheStoreComesFromAPeerAndIsKept(t *testing.T) {
 	}
 	if held, err := b.store.Has(ctx, id); err != nil || !held {
 		t.Errorf("chunk fetched again is held: %v, %v", held, err)
+	}
+}
+
+func TestReadThatWaitedInVainNamesWhoOwesTheChunk(t *testing.T) {
+	a := startNode(t, "a", nil)
+	dir, _ := sample(t, 2)
+	cid := packed(t, a, dir)
+	b := startNode(t, "b", nil, a)
+	im, err := b.load(t.Context(), cid)
+	must(t, err)
+	defer im.Close()
+	table, held, err := b.table(t.Context(), im)
+	must(t, err)
+	attending, leave := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { b.attend(attending, table, held) })
+	defer wg.Wait()
+	defer leave()
+	id, _ := im.Chunk(uint32(im.NumChunks() - 1))
+	who := a.host.ID().String()
+	waitFor(t, "news of what a holds", func() bool {
+		return strings.Contains(b.owed(id, context.DeadlineExceeded).Error(), "hold it: "+who)
+	})
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	_, err = b.reading(im.CID()).Get(ctx, id)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), who) {
+		t.Errorf("error %v does not name %s", err, who)
 	}
 }
 
