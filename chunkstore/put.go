@@ -1,9 +1,11 @@
 package chunkstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
@@ -36,34 +38,73 @@ func (s *Store) Put(ctx context.Context, p chunk.Packed) error {
 // that came from a peer, a file or a user with an ID beside them and were not
 // yet opened.
 func (s *Store) PutTrusted(ctx context.Context, p chunk.Packed) error {
-	if err := wellFormed(p); err != nil {
-		return err
+	_, err := s.PutAllTrusted(ctx, []chunk.Packed{p})
+	return err
+}
+
+// Added says what of the chunks handed in was not held before.
+type Added struct {
+	Chunks int
+	Bytes  int64 // encoded, the headers apart
+}
+
+// PutAllTrusted is PutTrusted for each of ps, which are written together: that
+// costs less than one after another. They may name a chunk twice. After an
+// error any of them may have been put.
+func (s *Store) PutAllTrusted(ctx context.Context, ps []chunk.Packed) (Added, error) {
+	for _, p := range ps {
+		if err := wellFormed(p); err != nil {
+			return Added{}, err
+		}
 	}
 	if err := s.calls.enter(); err != nil {
-		return err
+		return Added{}, err
 	}
 	defer s.calls.leave()
-	release, err := s.claims.take(ctx, p.ID)
+	ids := make([]chunk.ID, len(ps))
+	for i, p := range ps {
+		ids[i] = p.ID
+	}
+	release, err := s.claims.take(ctx, ids...)
 	if err != nil {
-		return err
+		return Added{}, err
 	}
 	defer release()
-	key := chunkKey(p.ID)
-	if held, err := s.hasKey(key); err != nil || held {
-		return err
+	var size int64
+	for _, p := range ps {
+		size += int64(chunk.HeaderSize + len(p.Bytes))
 	}
-	if err := s.setChunk(ctx, key, p); err != nil {
-		return err
+	size = min(size, maxPendingBytes)
+	if err := s.pending.Acquire(ctx, size); err != nil {
+		return Added{}, err
 	}
-	s.verified.add(p.ID)
-	if s.writeback.wrote(int64(len(p.Bytes))) {
+	defer s.pending.Release(size)
+	isNew, err := s.putTogether(ps)
+	if err != nil {
+		return Added{}, err
+	}
+	return s.added(ps, isNew), nil
+}
+
+// added notes and tells of the chunks that are new.
+func (s *Store) added(ps []chunk.Packed, isNew []bool) Added {
+	var a Added
+	for i, p := range ps {
+		if !isNew[i] {
+			continue
+		}
+		a.Chunks++
+		a.Bytes += int64(len(p.Bytes))
+		s.verified.add(p.ID)
+		s.log.Debug("chunk put", "chunk", p.ID, "bytes", len(p.Bytes))
+		if s.opts.OnPut != nil {
+			s.opts.OnPut(p.ID)
+		}
+	}
+	if s.writeback.wrote(a.Bytes) {
 		s.startWriteback()
 	}
-	s.log.Debug("chunk put", "chunk", p.ID, "bytes", len(p.Bytes))
-	if s.opts.OnPut != nil {
-		s.opts.OnPut(p.ID)
-	}
-	return nil
+	return a
 }
 
 // wellFormed refuses a p that could not be read back.
@@ -75,18 +116,6 @@ func wellFormed(p chunk.Packed) error {
 		return nil
 	}
 	return &chunk.CorruptError{ID: p.ID, Reason: fmt.Sprintf("%d bytes in codec %d for a plain size of %d", len(p.Bytes), p.Codec, p.Size)}
-}
-
-func (s *Store) setChunk(ctx context.Context, key []byte, p chunk.Packed) error {
-	size := int64(chunk.HeaderSize + len(p.Bytes))
-	if err := s.pending.Acquire(ctx, size); err != nil {
-		return err
-	}
-	defer s.pending.Release(size)
-	buf := chunk.NewBuffer(int(size))
-	defer chunk.Recycle(buf)
-	value := p.AppendTo(buf[:0])
-	return s.update(size, s.opts.ReserveBytes, func(txn *badger.Txn) error { return txn.Set(key, value) })
 }
 
 // update runs fn in a transaction that writes about size bytes, if the disk
@@ -171,27 +200,45 @@ type claims struct {
 	busy map[chunk.ID]chan struct{}
 }
 
-// take waits until nobody else changes id and returns what ends the claim.
-func (c *claims) take(ctx context.Context, id chunk.ID) (release func(), err error) {
-	for {
-		c.mu.Lock()
-		other, busy := c.busy[id]
-		if !busy {
-			done := make(chan struct{})
-			c.busy[id] = done
-			c.mu.Unlock()
-			return func() {
-				c.mu.Lock()
-				delete(c.busy, id)
-				c.mu.Unlock()
-				close(done)
-			}, nil
+// take waits until nobody else changes any of ids, which may hold one twice,
+// and returns what ends the claim.
+func (c *claims) take(ctx context.Context, ids ...chunk.ID) (release func(), err error) {
+	// All take their claims in one order, so that none wait in a circle.
+	slices.SortFunc(ids, func(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) })
+	ids = slices.Compact(ids)
+	done := make(chan struct{})
+	for i := 0; i < len(ids); {
+		other := c.claim(ids[i], done)
+		if other == nil {
+			i++
+			continue
 		}
-		c.mu.Unlock()
 		select {
 		case <-other:
 		case <-ctx.Done():
+			c.release(ids[:i], done)
 			return nil, ctx.Err()
 		}
 	}
+	return func() { c.release(ids, done) }, nil
+}
+
+// claim claims id until done is closed, or returns the claim that stands.
+func (c *claims) claim(id chunk.ID, done chan struct{}) (other chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if other, busy := c.busy[id]; busy {
+		return other
+	}
+	c.busy[id] = done
+	return nil
+}
+
+func (c *claims) release(ids []chunk.ID, done chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.busy, id)
+	}
+	close(done)
 }

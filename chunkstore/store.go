@@ -88,12 +88,13 @@ type Store struct {
 	db   *badger.DB
 	lock *os.File
 
-	calls   gate
-	claims  claims
-	pending *semaphore.Weighted
-	writes  sync.RWMutex // shared by writers, exclusive while tables are merged
-	writing atomic.Int64 // bytes on their way to the disk
-	faulted atomic.Bool  // a read hit a bad page; see guard
+	calls    gate
+	claims   claims
+	together together
+	pending  *semaphore.Weighted
+	writes   sync.RWMutex // shared by writers, exclusive while tables are merged
+	writing  atomic.Int64 // bytes on their way to the disk
+	faulted  atomic.Bool  // a read hit a bad page; see guard
 
 	writeback writeback
 	verified  verified

@@ -9,11 +9,15 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/flistnode/flistnode/flist/chunk"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 )
 
 func openT(tb testing.TB, dir string, opts Options) *Store {
@@ -438,5 +442,113 @@ func TestOwnedContentIsNobodyElses(t *testing.T) {
 	}
 	if _, err := s.GetOwned(t.Context(), chunk.Sum([]byte("nowhere"))); !errors.Is(err, chunk.ErrNotFound) {
 		t.Errorf("a chunk that is not held: %v", err)
+	}
+}
+
+func TestManyPutTogetherAreKeptOnceEach(t *testing.T) {
+	dir := t.TempDir()
+	var events []chunk.ID
+	s := openT(t, dir, Options{OnPut: func(id chunk.ID) { events = append(events, id) }})
+	held := putT(t, s, textBytes(100))
+	events = nil
+	ps := []chunk.Packed{held}
+	want := Added{}
+	for i := range 30 {
+		data := randomBytes(uint64(i), 1+i*10_000)
+		p := chunk.PackInto(chunk.Sum(data), data, make([]byte, chunk.RoomToPack(len(data))))
+		ps = append(ps, p)
+		want.Chunks++
+		want.Bytes += int64(len(p.Bytes))
+	}
+	ps = append(ps, ps[3], ps[20]) // named twice
+	got, err := s.PutAllTrusted(t.Context(), ps)
+	if err != nil || got != want {
+		t.Fatalf("PutAllTrusted = %+v, %v; want %+v", got, err, want)
+	}
+	if len(events) != want.Chunks {
+		t.Errorf("%d chunks were told of, want %d", len(events), want.Chunks)
+	}
+	if got, err = s.PutAllTrusted(t.Context(), ps); err != nil || got != (Added{}) {
+		t.Errorf("put again: %+v, %v", got, err)
+	}
+	closeT(t, s)
+	s = openT(t, dir, Options{})
+	for i := range 30 {
+		wantHeld(t, s, randomBytes(uint64(i), 1+i*10_000))
+	}
+}
+
+func TestPutsOfTheSameManyInAnyOrderDoNotWaitForOneAnother(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	var ps []chunk.Packed
+	for i := range 40 {
+		ps = append(ps, chunk.Pack(randomBytes(uint64(i), 3000)))
+	}
+	var g errgroup.Group
+	var chunks atomic.Int64
+	for worker := range 8 {
+		g.Go(func() error {
+			mine := slices.Clone(ps)
+			r := rand.New(rand.NewPCG(uint64(worker), 0))
+			r.Shuffle(len(mine), func(i, j int) { mine[i], mine[j] = mine[j], mine[i] })
+			added, err := s.PutAllTrusted(t.Context(), mine)
+			chunks.Add(int64(added.Chunks))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil || chunks.Load() != int64(len(ps)) {
+		t.Fatalf("%d chunks were added, %v; want %d, each once", chunks.Load(), err, len(ps))
+	}
+}
+
+func TestOneBadChunkKeepsTheOthersOut(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	good, bad := chunk.Pack(textBytes(2000)), chunk.Pack(textBytes(3000))
+	bad.Size = 1
+	var corrupt *chunk.CorruptError
+	if _, err := s.PutAllTrusted(t.Context(), []chunk.Packed{good, bad}); !errors.As(err, &corrupt) {
+		t.Fatalf("PutAllTrusted = %v, want a CorruptError", err)
+	}
+	if held, err := s.Has(t.Context(), good.ID); err != nil || held {
+		t.Errorf("Has = %v, %v after a refused batch", held, err)
+	}
+}
+
+// What comes while a write is under way is written together; an error of that
+// write is told to all of them.
+func TestPutsThatMeetAreWrittenTogether(t *testing.T) {
+	s := openT(t, t.TempDir(), Options{})
+	s.writes.Lock() // the first write waits here
+	const puts = 50
+	errs := make(chan error, puts)
+	for i := range puts {
+		go func() { errs <- s.PutTrusted(t.Context(), chunk.Pack(randomBytes(uint64(i), 2000))) }()
+	}
+	gathered := func() int {
+		s.together.mu.Lock()
+		defer s.together.mu.Unlock()
+		if s.together.next == nil {
+			return 0
+		}
+		return len(s.together.next.ps)
+	}
+	for deadline := time.Now().Add(30 * time.Second); gathered() != puts-1; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d puts wait for the second write", gathered(), puts-1)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	before := s.db.MaxVersion()
+	s.writes.Unlock()
+	for range puts {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.db.MaxVersion() - before; n != 2 {
+		t.Errorf("%d transactions for %d puts, want 2", n, puts)
+	}
+	for i := range puts {
+		wantHeld(t, s, randomBytes(uint64(i), 2000))
 	}
 }

@@ -87,8 +87,8 @@ type countingSink struct {
 }
 
 var (
-	_ chunk.Sink  = (*countingSink)(nil)
-	_ pack.Holder = (*countingSink)(nil)
+	_ chunk.BatchSink = (*countingSink)(nil)
+	_ pack.Holder     = (*countingSink)(nil)
 )
 
 // PackedSize implements pack.Holder.
@@ -102,21 +102,18 @@ func (s *countingSink) PackedSize(ctx context.Context, id chunk.ID) (size int, h
 
 // Put implements chunk.Sink for chunks whose ID was computed in this process.
 func (s *countingSink) Put(ctx context.Context, p chunk.Packed) error {
-	held, err := s.store.Has(ctx, p.ID)
-	if err != nil {
-		return err
+	return s.PutAll(ctx, []chunk.Packed{p})
+}
+
+// PutAll implements chunk.BatchSink.
+func (s *countingSink) PutAll(ctx context.Context, ps []chunk.Packed) error {
+	for _, p := range ps {
+		s.bytes.Add(uint64(len(p.Bytes)))
 	}
-	size := uint64(len(p.Bytes))
-	s.bytes.Add(size)
-	if held {
-		return nil
-	}
-	if err := s.store.PutTrusted(ctx, p); err != nil {
-		return err
-	}
-	s.newBytes.Add(size)
-	s.newChunks.Add(1)
-	return nil
+	added, err := s.store.PutAllTrusted(ctx, ps)
+	s.newBytes.Add(uint64(added.Bytes))
+	s.newChunks.Add(uint64(added.Chunks))
+	return err
 }
 
 // Import implements api.Maker.

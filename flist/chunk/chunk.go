@@ -94,6 +94,14 @@ type Sink interface {
 	Put(ctx context.Context, p Packed) error
 }
 
+// BatchSink is a Sink that takes many chunks sooner than one after another.
+type BatchSink interface {
+	Sink
+	// PutAll is Put for each of ps, which may name a chunk twice. After an
+	// error any of them may have been put.
+	PutAll(ctx context.Context, ps []Packed) error
+}
+
 // ErrNotFound says that a Source does not have a chunk.
 var ErrNotFound = errors.New("chunk not found")
 

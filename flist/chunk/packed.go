@@ -25,6 +25,8 @@ type Packed struct {
 	Codec Codec
 	Size  int    // plain bytes, 0 to MaxSize
 	Bytes []byte // encoded bytes; never more than Size for Zstd
+
+	encoded []byte // header and Bytes in one piece, if they lie so
 }
 
 // HeaderSize is the length of the header AppendTo writes before the encoded
@@ -43,11 +45,20 @@ const worthwhile = 15
 func Pack(data []byte) Packed { return PackAs(Sum(data), data) }
 
 // PackAs is Pack for data whose ID is already known to be id.
-func PackAs(id ID, data []byte) Packed { return PackInto(id, data, nil) }
+func PackAs(id ID, data []byte) Packed { return pack(id, data, nil, compressFast) }
 
-// PackInto is PackAs that compresses into buf's capacity where that has room
-// for data and 1/128 of it more.
-func PackInto(id ID, data, buf []byte) Packed { return pack(id, data, buf, compressFast) }
+// PackInto is PackAs that writes the encoded form into buf, which has room for
+// RoomToPack(len(data)) bytes, so that Encoded need not copy it. The result
+// holds nothing of data.
+func PackInto(id ID, data, buf []byte) Packed {
+	p := pack(id, data, buf[HeaderSize:HeaderSize], compressFast)
+	p.encoded = p.AppendTo(buf[:0]) // compressed bytes lie there already
+	p.Bytes = p.encoded[HeaderSize:]
+	return p
+}
+
+// RoomToPack is how many bytes PackInto may need for size bytes of content.
+func RoomToPack(size int) int { return HeaderSize + size + size/128 + 512 }
 
 // PackTight is Pack with stronger compression, several times slower: for
 // metadata, which every node fetches whole.
@@ -100,10 +111,23 @@ func (p Packed) OpenInto(buf []byte) ([]byte, error) {
 
 // AppendTo appends the encoded form of p: codec, plain size, bytes. The ID is
 // not part of it.
-func (p Packed) AppendTo(b []byte) []byte {
+func (p Packed) AppendTo(b []byte) []byte { return append(p.appendHeader(b), p.Bytes...) }
+
+func (p Packed) appendHeader(b []byte) []byte {
 	b = append(b, byte(p.Codec))
-	b = binary.LittleEndian.AppendUint32(b, uint32(p.Size))
-	return append(b, p.Bytes...)
+	return binary.LittleEndian.AppendUint32(b, uint32(p.Size))
+}
+
+// Encoded returns the encoded form of p as AppendTo writes it, if it lies in one
+// piece: p came from PackInto or ParsePacked and is as it was. It is not to be
+// changed, and valid as long as p.Bytes is.
+func (p Packed) Encoded() (encoded []byte, ok bool) {
+	e, n := p.encoded, len(p.Bytes)
+	if n == 0 || len(e) != HeaderSize+n || &e[HeaderSize] != &p.Bytes[0] ||
+		Codec(e[0]) != p.Codec || binary.LittleEndian.Uint32(e[1:]) != uint32(p.Size) {
+		return nil, false
+	}
+	return e, true
 }
 
 // ParsePacked reads what AppendTo wrote. Bytes aliases b. The content is not
@@ -117,7 +141,7 @@ func ParsePacked(id ID, b []byte) (Packed, error) {
 	if size > MaxSize || len(b) > HeaderSize+int(size) {
 		return p, p.corrupt("%d bytes encoded for a plain size of %d", len(b)-HeaderSize, size)
 	}
-	p.Codec, p.Size, p.Bytes = Codec(b[0]), int(size), b[HeaderSize:]
+	p.Codec, p.Size, p.Bytes, p.encoded = Codec(b[0]), int(size), b[HeaderSize:], b
 	return p, nil
 }
 

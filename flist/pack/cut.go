@@ -113,12 +113,13 @@ func (p *pieces) finished() {
 type cutter struct {
 	putter *putter
 	digest hash.Hash
-	window []byte // holds what was read and is not yet cut
+	slab   *buffer // takes what is read next
+	uncut  []byte  // the end of slab: what was read and is not yet cut
 	zeros  []byte
 }
 
 func newCutter(p *putter) *cutter {
-	return &cutter{putter: p, digest: sha256.New(), window: make([]byte, 4*CutMax)}
+	return &cutter{putter: p, digest: sha256.New(), slab: slabs.get()}
 }
 
 // cutFile is what is known of a large file while it is cut.
@@ -202,32 +203,50 @@ func (c *cutter) hole(f *cutFile, n uint64) {
 
 // region cuts the bytes from start to end, or to the end of the file.
 func (c *cutter) region(ctx context.Context, f *cutFile, start, end uint64) error {
-	rest := c.window[:0] // what was read and is not yet cut
-	for more := true; more || len(rest) > 0; {
-		if more && len(rest) < CutMax {
-			if cap(rest) < 2*CutMax {
-				rest = c.window[:copy(c.window, rest)]
-			}
-			room := rest[len(rest) : len(rest)+CutMax]
-			room = room[:min(CutMax, end-start)]
-			got, err := preadFull(f.fd, room, int64(start))
+	c.uncut = nil
+	for more := true; more || len(c.uncut) > 0; {
+		n := cutPoint(c.uncut)
+		if n == len(c.uncut) && n < CutMax && more {
+			got, want, err := c.fill(f.fd, start, end)
 			if err != nil {
 				return fmt.Errorf("read: %w", err)
 			}
 			start += uint64(got)
-			more = got == len(room) && start < end
-			rest = rest[:len(rest)+got]
+			more = got == want && start < end
 			continue
 		}
-		n := cutPoint(rest)
-		if err := c.emit(ctx, f, rest[:n]); err != nil {
+		if err := c.emit(ctx, f, c.uncut[:n:n]); err != nil {
 			return err
 		}
-		rest = rest[n:]
+		c.uncut = c.uncut[n:]
 	}
 	return nil
 }
 
+// Large files are read in steps of readMin to CutMax bytes, which stay in the
+// processor's cache until they are cut and hashed.
+const readMin = CutMax / 4
+
+// fill reads more behind what is uncut, which is less than CutMax bytes. got is
+// less than want at the end of the file.
+func (c *cutter) fill(fd int, start, end uint64) (got, want int, err error) {
+	want = int(min(CutMax, end-start))
+	room := cap(c.slab.b) - len(c.slab.b)
+	if room < min(want, readMin) {
+		next := slabs.get()
+		next.b = append(next.b, c.uncut...)
+		c.slab.release()
+		c.slab, room = next, cap(next.b)-len(next.b)
+	}
+	want = min(want, room)
+	used, uncut := len(c.slab.b), len(c.uncut)
+	got, err = preadFull(fd, c.slab.b[used:used+want], int64(start))
+	c.slab.b = c.slab.b[:used+got]
+	c.uncut = c.slab.b[used-uncut:]
+	return got, want, err
+}
+
+// emit hands the next chunk of f to the putter. data lies in c.slab.
 func (c *cutter) emit(ctx context.Context, f *cutFile, data []byte) error {
 	if f.single {
 		return ErrChanging // it was the whole file, but there is more
@@ -235,13 +254,12 @@ func (c *cutter) emit(ctx context.Context, f *cutFile, data []byte) error {
 	if f.single = uint64(len(data)) == f.size; !f.single {
 		c.digest.Write(data)
 	}
-	buf := getBuf(len(data))
-	*buf = append(*buf, data...)
 	p := f.pieces.add(uint64(len(data)), false)
 	f.read += uint64(len(data))
 	f.pieces.pending.Add(1)
 	pieces := f.pieces
-	if err := c.putter.submit(ctx, buf, func(id chunk.ID) {
+	c.slab.users.Add(1)
+	if err := c.putter.submit(ctx, data, c.slab, func(id chunk.ID) {
 		p.id = id
 		pieces.finished()
 	}); err != nil {

@@ -3,7 +3,6 @@ package pack
 import (
 	"context"
 	"fmt"
-	"math/bits"
 	"sync"
 
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -28,10 +27,11 @@ type Holder interface {
 	PackedSize(ctx context.Context, id chunk.ID) (size int, held bool, err error)
 }
 
-// task is a finished chunk. done gets its name as soon as that is known, which
-// is before the chunk is put.
+// task is a finished chunk: a part of buf, of which it is a user. done gets its
+// name as soon as that is known, which is before the chunk is put.
 type task struct {
-	buf  *[]byte
+	data []byte
+	buf  *buffer
 	done func(chunk.ID)
 }
 
@@ -47,15 +47,14 @@ func newPutter(sink chunk.Sink, memoryBytes int64, workers int, counts *counters
 	}
 }
 
-// submit hands over *buf, which came from getBuf. It blocks while too much
-// content is in flight.
-func (p *putter) submit(ctx context.Context, buf *[]byte, done func(chunk.ID)) error {
-	weight := int64(cap(*buf))
-	if err := p.memory.Acquire(ctx, weight); err != nil {
+// submit hands over data, and with it one use of buf, in which it lies. It
+// blocks while too much content is in flight.
+func (p *putter) submit(ctx context.Context, data []byte, buf *buffer, done func(chunk.ID)) error {
+	if err := p.memory.Acquire(ctx, int64(len(data))); err != nil {
 		return err
 	}
 	select {
-	case p.tasks <- task{buf, done}:
+	case p.tasks <- task{data, buf, done}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -65,16 +64,26 @@ func (p *putter) submit(ctx context.Context, buf *[]byte, done func(chunk.ID)) e
 // finish says that nothing more will be submitted.
 func (p *putter) finish() { close(p.tasks) }
 
+// batchBytes is how many encoded bytes of chunks are put together.
+const batchBytes = 1 << 20
+
+// hands is the state of one goroutine of a putter.
+type hands struct {
+	*putter
+	out   []byte // encoded chunks, one behind the other
+	batch []chunk.Packed
+}
+
 // run works on tasks until there are no more.
 func (p *putter) run(ctx context.Context) error {
-	out := make([]byte, 0, chunk.MaxSize) // compressed chunks of CutMax fit with room to spare
+	h := &hands{putter: p, out: make([]byte, 0, batchBytes+chunk.RoomToPack(CutMax))}
 	for {
 		select {
 		case t, ok := <-p.tasks:
 			if !ok {
-				return nil
+				return h.put(ctx)
 			}
-			if err := p.put(ctx, t, out); err != nil {
+			if err := h.pack(ctx, t); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -83,31 +92,60 @@ func (p *putter) run(ctx context.Context) error {
 	}
 }
 
-func (p *putter) put(ctx context.Context, t task, out []byte) error {
-	defer p.memory.Release(int64(cap(*t.buf)))
-	defer putBuf(t.buf)
-	id := chunk.Sum(*t.buf)
+// pack names and compresses a chunk, and puts the batch when it is large.
+func (h *hands) pack(ctx context.Context, t task) error {
+	defer h.memory.Release(int64(len(t.data)))
+	defer t.buf.release()
+	id := chunk.Sum(t.data)
 	t.done(id)
-	if !p.recent.claim(id) {
+	if !h.recent.claim(id) {
 		return nil
 	}
-	if p.held != nil {
-		size, held, err := p.held.PackedSize(ctx, id)
+	if h.held != nil {
+		size, held, err := h.held.PackedSize(ctx, id)
 		if err != nil {
 			return fmt.Errorf("look for chunk %s: %w", id, err)
 		}
 		if held {
-			p.counts.chunks.Add(1)
-			p.counts.stored.Add(int64(size))
+			h.counts.chunks.Add(1)
+			h.counts.stored.Add(int64(size))
 			return nil
 		}
 	}
-	c := chunk.PackInto(id, *t.buf, out)
-	if err := p.sink.Put(ctx, c); err != nil {
-		return fmt.Errorf("put chunk %s: %w", id, err)
+	p := chunk.PackInto(id, t.data, h.out[len(h.out):cap(h.out)])
+	h.out = h.out[:len(h.out)+chunk.HeaderSize+len(p.Bytes)]
+	h.batch = append(h.batch, p)
+	if len(h.out) < batchBytes {
+		return nil
 	}
-	p.counts.chunks.Add(1)
-	p.counts.stored.Add(int64(len(c.Bytes)))
+	return h.put(ctx)
+}
+
+// put puts the batch.
+func (h *hands) put(ctx context.Context) error {
+	if err := putAll(ctx, h.sink, h.batch); err != nil {
+		return err
+	}
+	h.counts.chunks.Add(int64(len(h.batch)))
+	for _, p := range h.batch {
+		h.counts.stored.Add(int64(len(p.Bytes)))
+	}
+	h.out, h.batch = h.out[:0], h.batch[:0]
+	return nil
+}
+
+func putAll(ctx context.Context, sink chunk.Sink, ps []chunk.Packed) error {
+	if b, ok := sink.(chunk.BatchSink); ok {
+		if err := b.PutAll(ctx, ps); err != nil {
+			return fmt.Errorf("put %d chunks: %w", len(ps), err)
+		}
+		return nil
+	}
+	for _, p := range ps {
+		if err := sink.Put(ctx, p); err != nil {
+			return fmt.Errorf("put chunk %s: %w", p.ID, err)
+		}
+	}
 	return nil
 }
 
@@ -131,25 +169,4 @@ func (r *recentIDs) claim(id chunk.ID) bool {
 	}
 	*slot = id
 	return true
-}
-
-// Buffers for the content of chunks, by capacity: 64 KiB << class.
-var bufs [5]sync.Pool
-
-const minBuf = 64 << 10
-
-// getBuf returns an empty buffer with room for n bytes, at most 1 MiB.
-func getBuf(n int) *[]byte {
-	class := bits.Len(uint(max(n, 1)-1) / minBuf)
-	if b, ok := bufs[class].Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, 0, minBuf<<class)
-	return &b
-}
-
-func putBuf(b *[]byte) {
-	class := bits.Len(uint(cap(*b)-1) / minBuf)
-	*b = (*b)[:0]
-	bufs[class].Put(b)
 }

@@ -23,7 +23,7 @@ type sequencer struct {
 	counts  *counters
 
 	files, cuts *index  // where content was laid down: whole small files, chunks of the cut stream
-	pack        *[]byte // the open pack
+	pack        *buffer // the open pack
 	packed      []*packID
 	extents     []flist.Extent
 
@@ -39,7 +39,7 @@ type packID struct {
 }
 
 func newSequencer(sink chunk.Sink, opts Options, links *links, putter *putter, counts *counters) (*sequencer, error) {
-	s := &sequencer{opts: opts, links: links, putter: putter, counts: counts, pack: getBuf(PackMax)}
+	s := &sequencer{opts: opts, links: links, putter: putter, counts: counts, pack: packs.get()}
 	var err error
 	if s.files, err = newIndex(); err != nil {
 		return nil, err
@@ -179,15 +179,15 @@ func (s *sequencer) addSmall(ctx context.Context, it *item) error {
 		s.extend(flist.Extent{Kind: flist.Again, Stream: flist.Packed, Start: start, Length: uint64(len(data))})
 		return nil
 	}
-	if len(*s.pack)+len(data) > PackMax {
+	if len(s.pack.b)+len(data) > PackMax {
 		if err := s.closePack(ctx); err != nil {
 			return err
 		}
 	}
 	s.files.put(&it.node.Digest, s.builder.Position(flist.Packed))
 	s.extend(flist.Extent{Kind: flist.Fresh, Stream: flist.Packed, Length: uint64(len(data))})
-	*s.pack = append(*s.pack, data...)
-	if len(*s.pack) >= PackMin && endsPack(&it.node.Digest, len(data)) {
+	s.pack.b = append(s.pack.b, data...)
+	if len(s.pack.b) >= PackMin && endsPack(&it.node.Digest, len(data)) {
 		return s.closePack(ctx)
 	}
 	return nil
@@ -204,11 +204,11 @@ func endsPack(sum *[sha256.Size]byte, size int) bool {
 }
 
 func (s *sequencer) closePack(ctx context.Context) error {
-	if len(*s.pack) == 0 {
+	if len(s.pack.b) == 0 {
 		return nil
 	}
-	p := &packID{size: len(*s.pack), known: make(chan struct{})}
-	err := s.putter.submit(ctx, s.pack, func(id chunk.ID) {
+	p := &packID{size: len(s.pack.b), known: make(chan struct{})}
+	err := s.putter.submit(ctx, s.pack.b, s.pack, func(id chunk.ID) {
 		p.id = id
 		close(p.known)
 	})
@@ -216,7 +216,7 @@ func (s *sequencer) closePack(ctx context.Context) error {
 		return err
 	}
 	s.packed = append(s.packed, p)
-	s.pack = getBuf(PackMax)
+	s.pack = packs.get()
 	return s.namePacks(false)
 }
 
