@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -173,6 +174,37 @@ func TestASweepTakesEachPartOnceAnInterval(t *testing.T) {
 	s.reset()
 	if got := drain(later); !slices.Equal(got, want) {
 		t.Errorf("batches of %v keys after a reset, want %v", got, want)
+	}
+}
+
+func TestASweepThatTakesLongerThanTheIntervalGoesRound(t *testing.T) {
+	const perPart = sweepBatch / 4 // so four parts fill a batch
+	keys := byPart{}
+	for i := range sweepParts {
+		keys[bitstr.Key(fmt.Sprintf("%0*b", sweepBits, i))] = slices.Repeat([]mh.Multihash{{byte(i >> 8), byte(i)}}, perPart)
+	}
+	var s sweep
+	now := time.Now()
+	for round := range 3 {
+		announced := map[string]int{}
+		for range sweepParts / 4 {
+			due, err := s.next(t.Context(), keys, time.Hour, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range due {
+				announced[string(k)]++
+			}
+			now = now.Add(time.Hour)
+		}
+		for k, n := range announced {
+			if n != perPart {
+				t.Errorf("round %d: part %x announced %d times", round, k, n/perPart)
+			}
+		}
+		if len(announced) != sweepParts {
+			t.Errorf("round %d: %d of %d parts announced", round, len(announced), sweepParts)
+		}
 	}
 }
 
