@@ -49,6 +49,9 @@ func (x *transfer) others(ctx context.Context, content, server string) (others [
 			return nil, nil, err
 		}
 		others = append(others, &otherTransfer{name: "desync extract over HTTP", run: func(ctx context.Context) (float64, error) {
+			if err := x.evenMemory(); err != nil {
+				return 0, err
+			}
 			out := filepath.Join(x.dir, "extracted")
 			r, err := command(ctx, "desync", "extract", "-s", server+"desync/", index, out)
 			return r.seconds, errors.Join(err, os.RemoveAll(out))
@@ -71,7 +74,7 @@ func (x *transfer) others(ctx context.Context, content, server string) (others [
 		return nil, nil, errors.Join(err, stop())
 	}
 	others = append(others, &otherTransfer{name: "ipfs pin add", run: func(ctx context.Context) (float64, error) {
-		return fetchKubo(ctx, filepath.Join(x.dir, "ipfs"), seed, cid)
+		return x.fetchKubo(ctx, seed, cid)
 	}})
 	return others, stop, nil
 }
@@ -80,7 +83,8 @@ func (x *transfer) others(ctx context.Context, content, server string) (others [
 const loopback = "/ip4/127.0.0.1/tcp/0"
 
 // fetchKubo lets a new daemon fetch from seed and returns the seconds it took.
-func fetchKubo(ctx context.Context, dir string, seed *kubo, cid string) (seconds float64, err error) {
+func (x *transfer) fetchKubo(ctx context.Context, seed *kubo, cid string) (seconds float64, err error) {
+	dir := filepath.Join(x.dir, "ipfs")
 	k, err := startKubo(ctx, here, dir, loopback)
 	if err != nil {
 		return 0, err
@@ -90,6 +94,9 @@ func fetchKubo(ctx context.Context, dir string, seed *kubo, cid string) (seconds
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
 	if err := k.connect(ctx, seed); err != nil {
+		return 0, err
+	}
+	if err := x.evenMemory(); err != nil {
 		return 0, err
 	}
 	began := time.Now()

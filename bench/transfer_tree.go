@@ -70,6 +70,9 @@ func tarServer(dir string) http.Handler {
 
 // untar downloads url and unpacks it, and returns the seconds that took.
 func (x *transfer) untar(ctx context.Context, url string) (float64, error) {
+	if err := x.evenMemory(); err != nil {
+		return 0, err
+	}
 	out := filepath.Join(x.dir, "untar")
 	if err := os.Mkdir(out, 0o700); err != nil {
 		return 0, fmt.Errorf("bench: %w", err)
