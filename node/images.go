@@ -35,7 +35,7 @@ type images struct {
 func newImages() (*images, error) {
 	i := &images{}
 	lru, err := simplelru.NewLRU(maxImages, func(_ cid.Cid, im *flist.Image) {
-		i.bytes -= tableBytes(im)
+		i.bytes -= tableBytes(im.Root())
 		i.evicted = append(i.evicted, im)
 	})
 	i.lru = lru
@@ -71,7 +71,7 @@ func (n *Node) loadInto(ctx context.Context, root cid.Cid) error {
 	if err != nil {
 		return fmt.Errorf("load flist %s: %w", root, err)
 	}
-	bytes := int64(tableBytes(im))
+	bytes := int64(tableBytes(im.Root()))
 	if err := n.images.add(root, im); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (i *images) add(root cid.Cid, im *flist.Image) error {
 		im.Close()
 		return nil
 	}
-	i.bytes += tableBytes(im)
+	i.bytes += tableBytes(im.Root())
 	i.lru.Add(root, im)
 	for i.bytes > maxImageBytes && i.lru.Len() > 1 {
 		i.lru.RemoveOldest()
@@ -165,10 +165,10 @@ func (i *images) unlockAndClose() {
 	}
 }
 
-// tableBytes is the plain size of the tables of a loaded image.
-func tableBytes(im *flist.Image) uint64 {
+// tableBytes is the plain size of the tables an flist is loaded with.
+func tableBytes(r *flist.Root) uint64 {
 	var sum uint64
-	for name, s := range im.Root().Sections {
+	for name, s := range r.Sections {
 		if name != flist.SectionDigests {
 			sum += s.Size
 		}

@@ -254,6 +254,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.swarm.Run(gctx) })
 	g.Go(func() error { return n.announcer.run(gctx, n.store, n.roots) })
 	g.Go(func() error {
+		if n.cfg.KeepMounts {
+			n.wishHeldTables(gctx)
+		}
 		n.saveTables(gctx)
 		return nil
 	})

@@ -84,6 +84,30 @@ func (s *savedTables) drop(root cid.Cid) error {
 	return nil
 }
 
+// wishHeldTables wishes for the tables of the flists that are held and whose
+// tables are here, the newest first: a command without a daemon packs, and ends
+// before any are saved.
+func (n *Node) wishHeldTables(ctx context.Context) {
+	held, err := n.FLists(ctx)
+	if err != nil {
+		n.log.Warn("flists that are held are not known", "err", err)
+	}
+	for _, h := range held {
+		root, err := parseCID(h.CID)
+		if err != nil {
+			continue
+		}
+		r, err := flist.LoadRoot(ctx, local{n}, root)
+		if err != nil {
+			continue
+		}
+		here, err := n.store.HasMany(ctx, r.MetadataChunks(false))
+		if err == nil && !slices.Contains(here, false) {
+			n.tables.wish(root, int64(tableBytes(r)))
+		}
+	}
+}
+
 // saveTables saves the tables that are wished until ctx ends.
 func (n *Node) saveTables(ctx context.Context) {
 	for {

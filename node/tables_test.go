@@ -96,6 +96,39 @@ func TestDamagedSavedTablesAreMadeAnew(t *testing.T) {
 	})
 }
 
+// TestTablesOfWhatIsHeldAreSavedAtTheStart starts as a daemon does on a store
+// that a process without one has packed into, and one whose tables are not whole.
+func TestTablesOfWhatIsHeldAreSavedAtTheStart(t *testing.T) {
+	n, err := New(t.Context(), testConfig(t.TempDir()), testLog(t, "a")) // without Run nobody takes the wishes
+	must(t, err)
+	t.Cleanup(func() { must(t, n.Close()) })
+	var roots []cid.Cid
+	for seed := range uint64(2) {
+		dir, _ := sample(t, 50+seed)
+		root, err := parseCID(packed(t, n, dir))
+		must(t, err)
+		roots = append(roots, root)
+	}
+	whole, err := flist.LoadRoot(t.Context(), local{n}, roots[0])
+	must(t, err)
+	broken, err := flist.LoadRoot(t.Context(), local{n}, roots[1])
+	must(t, err)
+	for _, id := range broken.MetadataChunks(false) {
+		if !slices.Contains(whole.MetadataChunks(false), id) {
+			must(t, n.store.Delete(t.Context(), id))
+		}
+	}
+	n.tables.least = 0
+	n.wishHeldTables(t.Context())
+	var wished []string
+	for len(n.tables.wished) > 0 {
+		wished = append(wished, (<-n.tables.wished).String())
+	}
+	if want := []string{roots[0].String()}; !slices.Equal(wished, want) {
+		t.Errorf("wished %q, want %q", wished, want)
+	}
+}
+
 func TestTablesOfAnFListThatIsNotHeldAreNotSaved(t *testing.T) {
 	n := startNode(t, "a", nil)
 	root := saveSample(t, n, 43)
