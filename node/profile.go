@@ -29,7 +29,7 @@ const (
 	recordTime  = 2 * time.Minute  // and so does this much time since the first
 	recordBytes = 256 << 20        // and so much plain content
 
-	profilePeers = 4               // asked for a profile
+	profilePeers = 16              // asked for a profile
 	profileTime  = 3 * time.Second // waited for them
 )
 
@@ -150,7 +150,7 @@ func (n *Node) findProfile(ctx context.Context, im *flist.Image) profile.Profile
 	root := rootID(im.CID())
 	asked := map[peer.ID]bool{n.host.ID(): true}
 	ask := func(id peer.ID) {
-		if asked[id] || len(asked) > profilePeers {
+		if asked[id] {
 			return
 		}
 		asked[id] = true
@@ -167,15 +167,19 @@ func (n *Node) findProfile(ctx context.Context, im *flist.Image) profile.Profile
 			found <- p // there is room for all
 		})
 	}
-	for info := range n.host.FindProviders(ctx, root, profilePeers) {
-		ask(info.ID)
-		if len(asked) > 2 {
-			break
-		}
-	}
-	for _, id := range n.host.Libp2p().Network().Peers() {
+	// Who is connected answers at once; of the providers some may be gone long ago.
+	connected := n.host.Libp2p().Network().Peers()
+	for _, id := range connected[:min(len(connected), profilePeers/2)] {
 		ask(id)
 	}
+	asking.Go(func() {
+		for info := range n.host.FindProviders(ctx, root, profilePeers) {
+			if len(asked) > profilePeers { // itself is among them
+				return
+			}
+			ask(info.ID)
+		}
+	})
 	go func() { // ends with the questions, which ctx ends
 		asking.Wait()
 		close(found)

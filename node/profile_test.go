@@ -2,12 +2,15 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
+	"github.com/flistnode/flistnode/flist/profile"
 	"github.com/flistnode/flistnode/mount"
 	"github.com/flistnode/flistnode/node/api"
 )
@@ -94,6 +97,29 @@ func TestProfileOfOneNodeIsReplayedByAnother(t *testing.T) {
 	must(t, a.DropProfile(ctx, cid))
 	if _, err := a.Profile(ctx, cid); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("profile after it was dropped: %v", err)
+	}
+}
+
+func TestAProfileIsFoundAmongManyPeersWithoutOne(t *testing.T) {
+	a := startNode(t, "a", nil)
+	dir, _ := sample(t, 9)
+	root := packed(t, a, dir)
+	want := profile.Profile{2, 0, 1}
+	must(t, a.store.PutRecord(profileRecords, root, want.Encode()))
+	peers := []*Node{a}
+	for i := range 6 {
+		n := startNode(t, fmt.Sprintf("other%d", i), nil, a)
+		_, err := n.Fetch(t.Context(), api.FetchRequest{FList: root}, nil)
+		must(t, err)
+		peers = append(peers, n)
+	}
+	b := startNode(t, "b", nil, peers...)
+	waitFor(t, "all peers", func() bool { return len(b.host.Libp2p().Network().Peers()) == len(peers) })
+	im, err := b.load(t.Context(), root)
+	must(t, err)
+	defer im.Close()
+	if got := b.findProfile(t.Context(), im); !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
 	}
 }
 
