@@ -65,42 +65,11 @@ func FirstRead(ctx context.Context, opts Options) (t Table, err error) {
 type firstRun struct {
 	image int
 	rate  testnet.Rate
-	keeps bool // TCP keeps in mind how fast it may send while nothing is sent
 }
 
 func (f *firstRead) runs() []firstRun {
 	small, large, fast := 0, 1, f.opts.Rate
-	return []firstRun{
-		{small, slowUplink, false}, {large, slowUplink, false}, {small, fast, false}, {large, fast, false},
-		{small, fast, true}, {large, fast, true},
-	}
-}
-
-// sysctls are set in the network of each host: as Linux comes (reno, which is
-// allowed everywhere, starts as cubic does), whatever this
-// machine has, but for the one that is measured.
-func (r firstRun) sysctls() map[string]string {
-	idle := "1"
-	if r.keeps {
-		idle = "0"
-	}
-	return map[string]string{"tcp_congestion_control": "reno", "tcp_slow_start_after_idle": idle}
-}
-
-func (f *firstRead) configure(r firstRun) error {
-	for _, h := range f.net.Hosts() {
-		for name, value := range r.sysctls() {
-			err := h.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o644) })
-			if err != nil {
-				return fmt.Errorf("bench: set %s of %s: %w", name, h.Name(), err)
-			}
-		}
-	}
-	link, err := f.net.Link("edge")
-	if err != nil {
-		return err
-	}
-	return link.SetRate(int64(r.rate))
+	return []firstRun{{small, slowUplink}, {large, slowUplink}, {small, fast}, {large, fast}}
 }
 
 // firstRead is the state of one FirstRead benchmark.
@@ -168,11 +137,12 @@ func (f *firstRead) end(ctx context.Context) error {
 func (f *firstRead) measure(ctx context.Context, t *Table, r firstRun) (err error) {
 	im := f.images[r.image]
 	name := fmt.Sprintf("%d MiB image over %s", im.size>>20, r.rate)
-	if r.keeps {
-		name += ", tcp_slow_start_after_idle=0"
-	}
 	f.opts.Progress("reads from a " + name)
-	if err := f.configure(r); err != nil {
+	link, err := f.net.Link("edge")
+	if err != nil {
+		return err
+	}
+	if err := link.SetRate(int64(r.rate)); err != nil {
 		return err
 	}
 	n, err := f.network.Start(ctx, readerName(f.readers), f.seed)

@@ -66,7 +66,7 @@ func newKeeper(h host.Host, bootstrap []peer.AddrInfo, known *knownPeers, log *s
 	}
 	for _, p := range bootstrap {
 		k.bootstrap[p.ID] = true
-		k.add(p)
+		k.add(peer.AddrInfo{ID: p.ID, Addrs: alsoByQUIC(p.Addrs)})
 	}
 	for _, p := range known.list() {
 		if c := k.add(p); c != nil && !k.bootstrap[p.ID] {

@@ -90,7 +90,8 @@ func (n *Network) place(name string) (placer, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return h.Do, []string{"--listen", fmt.Sprintf("/ip4/%s/tcp/%d", h.Addr(), nodePort), "--site", h.Site()}, nil
+	listen := fmt.Sprintf("/ip4/%[1]s/tcp/%[2]d,/ip4/%[1]s/udp/%[2]d/quic-v1", h.Addr(), nodePort)
+	return h.Do, []string{"--listen", listen, "--site", h.Site()}, nil
 }
 
 // Nodes returns the nodes in the order in which they were started.

@@ -49,6 +49,13 @@ func TestMain(m *testing.M) {
 // network returns an empty network that ends with the test.
 func network(t *testing.T, args ...string) *testnet.Network {
 	t.Helper()
+	return networkIn(t, testnet.Config{Args: args})
+}
+
+// networkIn is network with a configuration that says nothing of its program
+// and directory.
+func networkIn(t *testing.T, cfg testnet.Config) *testnet.Network {
+	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +65,8 @@ func network(t *testing.T, args ...string) *testnet.Network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := testnet.New(testnet.Config{Binary: path, Dir: dir, Args: args})
+	cfg.Binary, cfg.Dir = path, dir
+	n := testnet.New(cfg)
 	t.Cleanup(func() {
 		err := n.Stop(context.WithoutCancel(t.Context()))
 		if err != nil {

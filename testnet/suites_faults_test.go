@@ -182,7 +182,7 @@ func farMount(t *testing.T, patience time.Duration) (path string, content []byte
 			t.Error(err)
 		}
 	})
-	n := fabricNetwork(t, f, "--read-timeout", patience.String())
+	n := networkIn(t, testnet.Config{Fabric: f, Args: []string{"--read-timeout", patience.String()}})
 	a, err := n.Start(t.Context(), "a1")
 	if err != nil {
 		t.Fatal(err)
@@ -210,25 +210,4 @@ func farMount(t *testing.T, patience time.Duration) (path string, content []byte
 		t.Fatal(err)
 	}
 	return filepath.Join(target, "f0"), files["f0"], uplink
-}
-
-// fabricNetwork is network with nodes in a fabric.
-func fabricNetwork(t *testing.T, f *fabric.Fabric, args ...string) *testnet.Network {
-	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "net-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := testnet.New(testnet.Config{Binary: path, Dir: dir, Args: args, Fabric: f})
-	t.Cleanup(func() {
-		if err := n.Stop(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-		os.RemoveAll(dir)
-	})
-	return n
 }
