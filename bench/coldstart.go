@@ -284,10 +284,11 @@ func (c *coldBench) rows(t *Table, w workload, without, with []coldRun) {
 	seconds := func(r coldRun) float64 { return r.seconds }
 	packed := of(without, func(r coldRun) float64 { return float64(r.touched.PackedBytes) / 1e6 })
 	floor := packed*8e6/float64(c.opts.Rate) + of(without, func(r coldRun) float64 { return r.warm })
-	pull := float64(c.archive) * 8 / float64(c.opts.Rate)
+	pull := float64(c.archive)*8/float64(c.opts.Rate) + of(without, func(r coldRun) float64 { return r.warm })
 	t.add(w.name+", no profile", of(without, seconds), "s", "the floor", floor)
 	t.add(w.name+", with a profile", of(with, seconds), "s", "the floor", floor)
-	t.add(w.name+", no profile", of(without, seconds), "s", "pulling first", pull+of(without, func(r coldRun) float64 { return r.warm }))
+	t.add(w.name+", no profile", of(without, seconds), "s", "pulling first", pull)
+	t.add(w.name+", with a profile", of(with, seconds), "s", "pulling first", pull)
 	t.add(w.name+", the mount", of(without, func(r coldRun) float64 { return r.mount }), "s", "", 0)
 	moved := func(r coldRun) float64 { return r.moved }
 	t.add(w.name+", moved, no profile", of(without, moved), "MB", "chunks touched, compressed", packed)
