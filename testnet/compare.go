@@ -16,6 +16,7 @@ type CompareOptions struct {
 	BirthTime   bool // compare birth times; a mount shows the source's, a copy cannot
 	Holes       bool // compare where the holes of files are
 	NoDirNlink  bool // leave out the link counts of directories; some file systems always say 1
+	LinksInside bool // expect of the files of b as many links as those of a have names inside of it; there may be more outside
 	SkipHoles   bool // do not read ranges of which both trees say that they are holes
 	Workers     int  // files compared at once; 0 means two for each processor, at least 8
 	MaxListed   int  // differences kept in Comparison.Differences; 0 means 100
@@ -64,7 +65,7 @@ func CompareTrees(ctx context.Context, a, b string, opts CompareOptions) (Compar
 	if opts.MaxListed <= 0 {
 		opts.MaxListed = 100
 	}
-	c := &comparer{opts: opts, links: newLinkPairs(), jobs: make(chan contentJob, opts.Workers)}
+	c := &comparer{opts: opts, links: newLinkPairs(), inside: map[fileID]insideLinks{}, jobs: make(chan contentJob, opts.Workers)}
 	var workers sync.WaitGroup
 	for range opts.Workers {
 		workers.Go(func() { c.compareContents(ctx) })
@@ -75,18 +76,20 @@ func CompareTrees(ctx context.Context, a, b string, opts CompareOptions) (Compar
 	if err == nil {
 		err = ctx.Err()
 	}
+	c.compareInside()
 	if err != nil {
 		err = fmt.Errorf("compare %s with %s: %w", a, b, err)
 	}
 	return c.result(), err
 }
 
-// comparer is one run of CompareTrees. The walker alone uses links; workers
-// and walker share the counts and the list.
+// comparer is one run of CompareTrees. The walker alone uses links and inside;
+// workers and walker share the counts and the list.
 type comparer struct {
-	opts  CompareOptions
-	links *linkPairs
-	jobs  chan contentJob
+	opts   CompareOptions
+	links  *linkPairs
+	inside map[fileID]insideLinks // files of a with several names, if opts.LinksInside
+	jobs   chan contentJob
 
 	entries, files, bytes atomic.Int64
 
@@ -128,6 +131,13 @@ type linkPair struct {
 	other fileID
 	path  string // the first name
 	left  uint32 // names still to come; the pair is forgotten at 0
+}
+
+// insideLinks is how many names of a file of a were met, and how many links
+// the other tree says it has.
+type insideLinks struct {
+	path       string // one of the names
+	met, links uint32
 }
 
 func newLinkPairs() *linkPairs {

@@ -68,7 +68,7 @@ func (c *comparer) compareAttributes(path string, a, b *entry) {
 		{"mode", "%04o", uint64(x.Mode & 0o7777), uint64(y.Mode & 0o7777), false},
 		{"uid", "%d", uint64(x.Uid), uint64(y.Uid), false},
 		{"gid", "%d", uint64(x.Gid), uint64(y.Gid), false},
-		{"nlink", "%d", uint64(x.Nlink), uint64(y.Nlink), c.opts.NoDirNlink && a.typ() == unix.S_IFDIR},
+		{"nlink", "%d", uint64(x.Nlink), uint64(y.Nlink), c.opts.NoDirNlink && a.typ() == unix.S_IFDIR || c.countsInside(a)},
 		{"size", "%d", x.Size, y.Size, a.typ() != unix.S_IFREG},
 	}
 	for _, n := range numbers {
@@ -186,11 +186,29 @@ func (c *comparer) compareLinks(path string, a, b *entry) (done bool) {
 	if a.st.Nlink < 2 && b.st.Nlink < 2 {
 		return false
 	}
+	if c.countsInside(a) {
+		c.inside[a.id()] = insideLinks{path: path, met: c.inside[a.id()].met + 1, links: b.st.Nlink}
+	}
 	firstA, firstB, same := c.links.add(path, a.id(), b.id(), a.st.Nlink, b.st.Nlink)
 	if firstA != firstB || firstA != "" && !same {
 		c.differ(path, "hard link", linkName(firstA), linkName(firstB))
 	}
 	return same
+}
+
+// countsInside reports whether the names of a are counted instead of comparing
+// its link count.
+func (c *comparer) countsInside(a *entry) bool {
+	return c.opts.LinksInside && a.typ() != unix.S_IFDIR && a.st.Nlink > 1
+}
+
+// compareInside compares the names that were counted.
+func (c *comparer) compareInside() {
+	for _, l := range c.inside {
+		if l.met != l.links {
+			c.differ(l.path, "nlink", fmt.Sprintf("%d names", l.met), fmt.Sprint(l.links))
+		}
+	}
 }
 
 func linkName(first string) string {

@@ -115,6 +115,9 @@ func TestCompareTreesReportsExactlyWhatDiffers(t *testing.T) {
 		"hard link broken": {change: func(in func(string) string) error {
 			return replace(in("d/two"), func(p string) error { return os.WriteFile(p, []byte("linked"), 0o600) })
 		}, want: []string{"d/one nlink", "d/two hard link", "d/two nlink"}},
+		"hard link broken, links inside counted": {change: func(in func(string) string) error {
+			return replace(in("d/two"), func(p string) error { return os.WriteFile(p, []byte("linked"), 0o600) })
+		}, opts: testnet.CompareOptions{LinksInside: true}, want: []string{"d/two hard link", "d/two nlink"}},
 		"hard links crossed": {change: func(in func(string) string) error {
 			return firstOf(os.Rename(in("d/two"), in("d/x")), os.Rename(in("d/zour"), in("d/two")), os.Rename(in("d/x"), in("d/zour")))
 		}, want: []string{"d/two hard link", "d/zour hard link"}},
@@ -135,6 +138,15 @@ func TestCompareTreesReportsExactlyWhatDiffers(t *testing.T) {
 			assertDifferences(t, a, b, c.opts, c.want)
 		})
 	}
+}
+
+func TestCompareTreesCountsTheLinksInside(t *testing.T) {
+	a, b := plant(t), plant(t)
+	outside := filepath.Join(t.TempDir(), "outside")
+	do(t, os.Link(filepath.Join(a, "d/file"), outside), os.Link(filepath.Join(a, "d/one"), outside+"2"))
+	assertDifferences(t, a, b, testnet.CompareOptions{LinksInside: true}, nil)
+	assertDifferences(t, a, b, testnet.CompareOptions{}, []string{"d/file nlink", "d/one nlink", "d/two nlink"})
+	assertDifferences(t, b, a, testnet.CompareOptions{LinksInside: true}, []string{"d/file nlink", "d/two nlink"})
 }
 
 func TestCompareTreesSeesOneNanosecond(t *testing.T) {

@@ -146,7 +146,7 @@ func (r *DemoResult) mountAndCompare(ctx context.Context, n *Node, target string
 
 	progress("comparing the mount with " + r.Source + ", every attribute and every byte")
 	began = time.Now()
-	cmp, err := CompareTrees(ctx, r.Source, target, CompareOptions{BirthTime: true, NoDirNlink: true, SkipHoles: true})
+	cmp, err := CompareTrees(ctx, r.Source, target, CompareOptions{BirthTime: true, NoDirNlink: true, LinksInside: true, SkipHoles: true})
 	if err != nil {
 		return err
 	}
