@@ -133,8 +133,9 @@ func (s *Store) readOnce(id chunk.ID, direct bool, open func(p chunk.Packed) err
 		called := false
 		err = item.Value(func(v []byte) error {
 			called = true
-			// Badger passes on some of its read errors as an empty value;
-			// ParsePacked then misses the header.
+			if len(v) == 0 { // so Badger passes on some of its read errors
+				return &chunk.CorruptError{ID: id, Reason: "what the disk gave back has another checksum than what was written"}
+			}
 			p, err := chunk.ParsePacked(id, v)
 			if err != nil {
 				return err
