@@ -48,8 +48,10 @@ func checkPrefetch(mode string) (string, error) {
 func (n *Node) follow(ctx context.Context, m *mounted, im *flist.Image, mode string) {
 	var g errgroup.Group
 	g.Go(func() error {
-		n.record(ctx, m, im)
-		return nil
+		return flist.Guard(func() error {
+			n.record(ctx, m, im)
+			return nil
+		})
 	})
 	g.Go(func() error {
 		select {
@@ -68,10 +70,14 @@ func (n *Node) follow(ctx context.Context, m *mounted, im *flist.Image, mode str
 			n.attend(ctx, t, held)
 			return nil
 		})
-		n.prefetch(ctx, m, im, absent(len(t.IDs), held), mode)
-		return nil
+		return flist.Guard(func() error {
+			n.prefetch(ctx, m, im, absent(len(t.IDs), held), mode)
+			return nil
+		})
 	})
-	_ = g.Wait() // they log what fails
+	if err := g.Wait(); err != nil { // what else fails they log
+		n.log.Warn("nothing is recorded or prefetched any more", "flist", im.CID(), "err", err)
+	}
 }
 
 // absent returns the numbers below chunks that are not in held, which is

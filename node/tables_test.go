@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -159,6 +160,9 @@ func TestATablePageThatIsGoneFailsTheCommandAlone(t *testing.T) {
 		"diff":    c.Diff(t.Context(), name, name, func(api.Change) error { return nil }),
 		"stat":    second(c.Stat(t.Context(), name, "/etc/hostname")),
 		"inspect": second(c.Inspect(t.Context(), name)),
+		"cat":     c.Cat(t.Context(), name, "/etc/hostname", io.Discard),
+		"unpack":  second(c.Unpack(t.Context(), api.UnpackRequest{FList: name, Dir: filepath.Join(t.TempDir(), "out")}, nil)),
+		"verify":  second(c.Verify(t.Context(), api.VerifyRequest{FList: name, Digests: true}, nil)),
 	} {
 		if err == nil || !strings.Contains(err.Error(), flist.ErrTablePage.Error()) {
 			t.Errorf("%s: %v", what, err)

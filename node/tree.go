@@ -183,8 +183,7 @@ func copyFile(ctx context.Context, im *flist.Image, ino flist.Inode, src chunk.S
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	parts := make(chan part, catAhead)
-	g.Go(func() error {
-		defer close(parts)
+	fetch := func() error {
 		for p, ok := im.PieceAt(ino, 0); ok; p, ok = im.PieceAt(ino, p.Offset+p.Length) {
 			next := part{Piece: p}
 			if !p.Hole {
@@ -202,6 +201,10 @@ func copyFile(ctx context.Context, im *flist.Image, ino flist.Inode, src chunk.S
 			}
 		}
 		return nil
+	}
+	g.Go(func() error {
+		defer close(parts)
+		return flist.Guard(fetch)
 	})
 	g.Go(func() error {
 		for p := range parts {
@@ -226,7 +229,14 @@ func copyFile(ctx context.Context, im *flist.Image, ino flist.Inode, src chunk.S
 
 // readPiece returns the bytes of a piece that is no hole.
 func readPiece(ctx context.Context, im *flist.Image, src chunk.Source, p flist.Piece) ([]byte, error) {
-	id, size := im.Chunk(p.Chunk)
+	var id chunk.ID
+	var size int
+	if err := flist.Guard(func() error {
+		id, size = im.Chunk(p.Chunk)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	data, err := src.Get(ctx, id)
 	if err != nil {
 		return nil, err

@@ -166,7 +166,7 @@ func (v *verification) digests(ctx context.Context, im *flist.Image) error {
 		if gctx.Err() != nil {
 			break
 		}
-		g.Go(func() error { return v.file(gctx, im, ino, sum) })
+		g.Go(func() error { return flist.Guard(func() error { return v.file(gctx, im, ino, sum) }) })
 	}
 	if err := g.Wait(); err != nil {
 		return err

@@ -165,11 +165,11 @@ func (r *run) unpack(ctx context.Context) error {
 	defer stop()
 	g, gctx := errgroup.WithContext(ctx)
 	for range r.opts.Workers {
-		g.Go(func() error { return r.work(gctx) })
+		g.Go(func() error { return flist.Guard(func() error { return r.work(gctx) }) })
 	}
 	g.Go(func() error {
 		defer close(r.tasks)
-		return r.walk(gctx)
+		return flist.Guard(func() error { return r.walk(gctx) })
 	})
 	if err := g.Wait(); err != nil {
 		return err

@@ -15,6 +15,16 @@ import (
 // has answered nothing yet.
 type handler struct{ s Service }
 
+// guard is flist.Guard for what looks into flists: one that cannot be read fails
+// one question, not the daemon.
+func guard[T any](do func() (T, error)) (out T, err error) {
+	err = flist.Guard(func() (err error) {
+		out, err = do()
+		return err
+	})
+	return out, err
+}
+
 func (h handler) pack(w http.ResponseWriter, r *http.Request) error {
 	var req PackRequest
 	if err := readJSON(w, r, &req); err != nil {
@@ -41,7 +51,9 @@ func (h handler) fetch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ev := newEventWriter(w)
-	res, err := h.s.Fetch(r.Context(), req, func(p FetchProgress) { ev.progress(p) })
+	res, err := guard(func() (FetchResult, error) {
+		return h.s.Fetch(r.Context(), req, func(p FetchProgress) { ev.progress(p) })
+	})
 	ev.end(res, err)
 	return nil
 }
@@ -53,7 +65,9 @@ func (h handler) unpack(w http.ResponseWriter, r *http.Request) error {
 	}
 	req.Dir = r.URL.Query().Get("dir")
 	ev := newEventWriter(w)
-	res, err := h.s.Unpack(r.Context(), req, func(p UnpackProgress) { ev.progress(p) })
+	res, err := guard(func() (UnpackResult, error) {
+		return h.s.Unpack(r.Context(), req, func(p UnpackProgress) { ev.progress(p) })
+	})
 	ev.end(res, err)
 	return nil
 }
@@ -66,7 +80,7 @@ func (h handler) export(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := &contentWriter{w: w}
-	return out.end(h.s.Export(r.Context(), q.Get("flist"), digests, data, out))
+	return out.end(flist.Guard(func() error { return h.s.Export(r.Context(), q.Get("flist"), digests, data, out) }))
 }
 
 func (h handler) list(w http.ResponseWriter, r *http.Request) error {
@@ -88,18 +102,14 @@ func (h handler) list(w http.ResponseWriter, r *http.Request) error {
 
 func (h handler) stat(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	var e Entry
-	err := flist.Guard(func() (err error) {
-		e, err = h.s.Stat(r.Context(), q.Get("flist"), q.Get("path"))
-		return err
-	})
+	e, err := guard(func() (Entry, error) { return h.s.Stat(r.Context(), q.Get("flist"), q.Get("path")) })
 	return answer(w, e, err)
 }
 
 func (h handler) cat(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	out := &contentWriter{w: w}
-	return out.end(h.s.Cat(r.Context(), q.Get("flist"), q.Get("path"), out))
+	return out.end(flist.Guard(func() error { return h.s.Cat(r.Context(), q.Get("flist"), q.Get("path"), out) }))
 }
 
 func (h handler) chunk(w http.ResponseWriter, r *http.Request) error {
@@ -131,11 +141,7 @@ func (h handler) diff(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h handler) inspect(w http.ResponseWriter, r *http.Request) error {
-	var in Inspection
-	err := flist.Guard(func() (err error) {
-		in, err = h.s.Inspect(r.Context(), r.URL.Query().Get("flist"))
-		return err
-	})
+	in, err := guard(func() (Inspection, error) { return h.s.Inspect(r.Context(), r.URL.Query().Get("flist")) })
 	return answer(w, in, err)
 }
 
@@ -145,7 +151,9 @@ func (h handler) verify(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ev := newEventWriter(w)
-	res, err := h.s.Verify(r.Context(), req, func(p VerifyProgress) { ev.progress(p) })
+	res, err := guard(func() (VerifyResult, error) {
+		return h.s.Verify(r.Context(), req, func(p VerifyProgress) { ev.progress(p) })
+	})
 	ev.end(res, err)
 	return nil
 }
@@ -156,7 +164,7 @@ func (h handler) mount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	req.Dir, req.Upper = r.URL.Query().Get("dir"), r.URL.Query().Get("upper")
-	info, err := h.s.Mount(r.Context(), req)
+	info, err := guard(func() (MountInfo, error) { return h.s.Mount(r.Context(), req) })
 	return answer(w, info, err)
 }
 
@@ -175,12 +183,12 @@ func (h handler) mounts(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h handler) profile(w http.ResponseWriter, r *http.Request) error {
-	p, err := h.s.Profile(r.Context(), r.URL.Query().Get("flist"))
+	p, err := guard(func() (ProfileInfo, error) { return h.s.Profile(r.Context(), r.URL.Query().Get("flist")) })
 	return answer(w, p, err)
 }
 
 func (h handler) recordProfile(w http.ResponseWriter, r *http.Request) error {
-	p, err := h.s.RecordProfile(r.Context(), r.URL.Query().Get("flist"))
+	p, err := guard(func() (ProfileInfo, error) { return h.s.RecordProfile(r.Context(), r.URL.Query().Get("flist")) })
 	return answer(w, p, err)
 }
 
@@ -214,7 +222,8 @@ func (h handler) id(w http.ResponseWriter, r *http.Request) error {
 
 func (h handler) why(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	res, err := h.s.Why(r.Context(), WhyRequest{Chunk: q.Get("chunk"), FList: q.Get("flist"), Path: q.Get("path")})
+	req := WhyRequest{Chunk: q.Get("chunk"), FList: q.Get("flist"), Path: q.Get("path")}
+	res, err := guard(func() (Why, error) { return h.s.Why(r.Context(), req) })
 	return answer(w, res, err)
 }
 
@@ -224,7 +233,9 @@ func (h handler) replicate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ev := newEventWriter(w)
-	res, err := h.s.Replicate(r.Context(), req, func(p Replication) { ev.progress(p) })
+	res, err := guard(func() (Replication, error) {
+		return h.s.Replicate(r.Context(), req, func(p Replication) { ev.progress(p) })
+	})
 	ev.end(res, err)
 	return nil
 }
