@@ -148,6 +148,9 @@ func (n *Node) owed(id chunk.ID, err error) error {
 		}
 	}
 	for _, a := range w.Asked {
+		if a.Answer == swarm.Owes {
+			continue
+		}
 		answers = append(answers, a.Peer.String()+": "+a.Answer)
 	}
 	slices.Sort(holders)

@@ -28,7 +28,7 @@ type WhyChunk struct {
 	Fetching  bool       `json:"fetching"`  // now
 	Members   []WhyPeer  `json:"members"`   // peers that share an flist with it, those that hold it first
 	Providers []string   `json:"providers"` // who announced the chunk itself in the DHT
-	Asked     []WhyAsked `json:"asked"`     // lately, the last one first
+	Asked     []WhyAsked `json:"asked"`     // now and lately, the last one first
 }
 
 // WhyPeer is a peer that shares an flist with the chunk.
@@ -38,11 +38,11 @@ type WhyPeer struct {
 	Holds   bool   `json:"holds"` // as it told
 }
 
-// WhyAsked is a request to a peer and how it ended.
+// WhyAsked is a request to a peer and how it ended, or that it has not.
 type WhyAsked struct {
 	Peer   string        `json:"peer"`
 	Class  string        `json:"class"` // how urgent it was
-	Time   time.Time     `json:"time"`  // of the answer
+	Time   time.Time     `json:"time"`  // of the answer; now if there is none yet
 	Took   time.Duration `json:"took_ns"`
 	Answer string        `json:"answer"`
 }

@@ -55,7 +55,7 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 	id := j.sh.table.IDs[i]
 	j.work.Go(func() {
 		defer cancel()
-		packed, err := j.s.cfg.Asker.Get(ctx, p, id, j.class)
+		packed, err := j.s.ask(ctx, p, id, j.class)
 		at := time.Now()
 		var plain []byte
 		if err == nil {
@@ -79,6 +79,12 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 		j.s.shares.mu.Unlock()
 		poke(j.wake)
 	})
+}
+
+// ask asks p for a chunk.
+func (s *Swarm) ask(ctx context.Context, p peer.ID, id chunk.ID, class Class) (chunk.Packed, error) {
+	defer s.asked.asking(id, p, class)()
+	return s.cfg.Asker.Get(ctx, p, id, class)
 }
 
 // answered notes how a request ended. It reports whether the chunk is to be

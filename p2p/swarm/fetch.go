@@ -319,11 +319,11 @@ func (x *fetch) start(ctx context.Context, p peer.ID, class Class, roots []chunk
 	}
 	x.active[p] = a
 	x.hedgeAt = now.Add(hedgeDelay(class, expected))
-	id, answers, asker, book := x.f.id, x.answers, x.s.cfg.Asker, x.s.peers
+	id, answers, s, book := x.f.id, x.answers, x.s, x.s.peers
 	ok := x.s.spawn(func(context.Context) {
 		defer cancel()
 		r := answer{peer: p, ask: a}
-		if r.packed, r.err = asker.Get(ctx, p, id, class); r.err == nil {
+		if r.packed, r.err = s.ask(ctx, p, id, class); r.err == nil {
 			r.packed.ID = id
 			r.plain, r.err = r.packed.Open()
 		}

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -17,16 +18,18 @@ const maxAsked = 4096
 // maxAnswer bounds a remembered answer, in bytes.
 const maxAnswer = 300
 
-// Gave is the answer of a peer that sent the chunk.
-const Gave = "gave it"
+const (
+	Gave = "gave it"       // the answer of a peer that sent the chunk
+	Owes = "no answer yet" // of one that is being asked
+)
 
-// Asked is a request to a peer and how it ended.
+// Asked is a request to a peer and how it ended, or that it has not.
 type Asked struct {
 	Peer   peer.ID
 	Class  Class
-	Time   time.Time // of the answer
+	Time   time.Time // of the answer; now for Owes
 	Took   time.Duration
-	Answer string // Gave, what it answered instead, or what went wrong
+	Answer string // Gave, Owes, what it answered instead, or what went wrong
 }
 
 // Holder is a peer that shares an flist the chunk belongs to.
@@ -41,7 +44,7 @@ type Whereabouts struct {
 	Fetching  bool      // it is being fetched now
 	Members   []Holder  // in no order
 	Providers []peer.ID // who announced it, as far as is known
-	Asked     []Asked   // lately, the last one first
+	Asked     []Asked   // now and lately, the last one first
 }
 
 // askLog remembers the last requests to peers. It may be used from many
@@ -50,6 +53,7 @@ type askLog struct {
 	mu   sync.Mutex
 	ring []loggedAsk
 	next int
+	open map[*loggedAsk]bool // those that are not answered; Time is when they began
 }
 
 type loggedAsk struct {
@@ -76,15 +80,40 @@ func (l *askLog) add(id chunk.ID, p peer.ID, class Class, began, now time.Time, 
 	l.next = (l.next + 1) % maxAsked
 }
 
+// asking notes that a request begins. The caller calls end when it has ended.
+func (l *askLog) asking(id chunk.ID, p peer.ID, class Class) (end func()) {
+	began := time.Now()
+	a := &loggedAsk{id, Asked{Peer: p, Class: class, Time: began, Answer: Owes}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = map[*loggedAsk]bool{}
+	}
+	l.open[a] = true
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, a)
+	}
+}
+
 // of returns the requests for id, the last one first.
 func (l *askLog) of(id chunk.ID) (out []Asked) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	for i := range l.ring {
 		if e := l.ring[(l.next+i)%len(l.ring)]; e.id == id {
 			out = append(out, e.Asked)
 		}
 	}
+	open := len(out)
+	for e := range l.open {
+		if e.id == id {
+			out = append(out, Asked{Peer: e.Peer, Class: e.Class, Time: now, Took: now.Sub(e.Time), Answer: Owes})
+		}
+	}
+	slices.SortFunc(out[open:], func(a, b Asked) int { return cmp.Compare(b.Took, a.Took) })
 	slices.Reverse(out)
 	return out
 }

@@ -30,6 +30,30 @@ func TestTheLastRequestsAreRememberedAndOlderOnesForgotten(t *testing.T) {
 	}
 }
 
+func TestARequestWithoutAnAnswerIsShown(t *testing.T) {
+	var log askLog
+	id, now := chunk.Sum([]byte("one")), time.Now()
+	log.add(id, "a", Waiting, now, now, nil)
+	first := log.asking(id, "b", Waiting)
+	time.Sleep(time.Microsecond)
+	second := log.asking(id, "c", Readahead)
+	defer log.asking(chunk.Sum(nil), "d", Waiting)()
+	names := func() (s string) {
+		for _, a := range log.of(id) {
+			s += string(a.Peer) + ": " + a.Answer + "; "
+		}
+		return s
+	}
+	if got, want := names(), "c: no answer yet; b: no answer yet; a: gave it; "; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	first()
+	second()
+	if got, want := names(), "a: gave it; "; got != want {
+		t.Errorf("afterwards %q, want %q", got, want)
+	}
+}
+
 func TestWhereaboutsNameMembersAndAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(64, 4<<10)
