@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flistnode/flistnode/testnet"
 )
 
 // side is a file system with the same content as the others.
@@ -38,6 +40,16 @@ func (s side) cool(ctx context.Context) error {
 		return fmt.Errorf("bench: %w", err)
 	}
 	return nil
+}
+
+// evenMemory lets a side begin with the same memory as the others, right before
+// it runs: so many bytes are written to a file in dir and given back. A virtual
+// machine's host takes back pages that are free for some seconds, and the first
+// touch of such a page costs many times what later ones do.
+func evenMemory(dir string, bytes int64) error {
+	file := filepath.Join(dir, "even-memory")
+	err := testnet.MakeContent(file, bytes, bytes, 1)
+	return errors.Join(err, os.RemoveAll(file))
 }
 
 // fsNames are the magic numbers of statfs(2) that a source usually has.

@@ -40,14 +40,22 @@ func Swarm(ctx context.Context, opts Options) (t Table, err error) {
 	}
 	floor := float64(opts.SwarmBytes) * 8 / float64(opts.Rate)
 	t.Title = fmt.Sprintf("%d nodes fetch %d MiB from one seed at once, every link %s both ways", opts.Nodes, opts.SwarmBytes>>20, opts.Rate)
-	t.Notes = fmt.Sprintf("the floor is size over rate, %.2f s; frames and headers cost 4.5 %% more", floor)
+	t.Notes = fmt.Sprintf("the floor is size over rate, %.2f s; frames and headers cost 4.5 %% more; each side after as much memory was written and given back", floor)
 
+	dir, err := os.MkdirTemp("", "flistnode-bench-")
+	if err != nil {
+		return t, fmt.Errorf("bench: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	opts.Progress(fmt.Sprintf("flistnode, %d nodes", opts.Nodes))
+	if err := evenMemory(dir, swarmMemory(opts)); err != nil {
+		return t, err
+	}
 	own, res, err := swarmOwn(ctx, opts)
 	if err != nil {
 		return t, err
 	}
-	others, failed, err := swarmOthers(ctx, opts)
+	others, failed, err := swarmOthers(ctx, opts, dir)
 	if err != nil {
 		return t, err
 	}
@@ -83,6 +91,9 @@ func Swarm(ctx context.Context, opts Options) (t Table, err error) {
 func swarmSite(opts Options) testnet.ScenarioSite {
 	return testnet.ScenarioSite{Name: "s", Nodes: opts.Nodes + 1, Rate: opts.Rate}
 }
+
+// swarmMemory is about how many bytes all nodes of one side write.
+func swarmMemory(opts Options) int64 { return int64(opts.Nodes+1) * opts.SwarmBytes }
 
 // swarmOwn lets real nodes fetch.
 func swarmOwn(ctx context.Context, opts Options) (crowd, testnet.Result, error) {
@@ -127,13 +138,8 @@ func (p crowdProgram) within(ctx context.Context, net *fabric.Fabric, opts Optio
 }
 
 // swarmOthers lets the other programs that are installed do the same in a
-// network of the same shape, and says which failed.
-func swarmOthers(ctx context.Context, opts Options) (others []crowd, failed []string, err error) {
-	dir, err := os.MkdirTemp("", "flistnode-bench-")
-	if err != nil {
-		return nil, nil, fmt.Errorf("bench: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+// network of the same shape, and says which failed. They work in dir.
+func swarmOthers(ctx context.Context, opts Options, dir string) (others []crowd, failed []string, err error) {
 	content := filepath.Join(dir, "content")
 	if err := testnet.MakeContent(content, opts.SwarmBytes, opts.SwarmBytes, 1); err != nil {
 		return nil, nil, err
@@ -145,6 +151,9 @@ func swarmOthers(ctx context.Context, opts Options) (others []crowd, failed []st
 			continue
 		}
 		opts.Progress(fmt.Sprintf("%s, %d nodes", p.name, opts.Nodes))
+		if err := evenMemory(dir, swarmMemory(opts)); err != nil {
+			return nil, nil, err
+		}
 		c, err := inFabric(opts, dir, func(net *fabric.Fabric) (crowd, error) { return p.within(ctx, net, opts, dir) })
 		if ctx.Err() != nil || err != nil && p.program == "" {
 			return nil, nil, fmt.Errorf("bench: %s: %w", p.name, err)

@@ -92,7 +92,12 @@ func TestOtherProgramsOfSwarmBringEverything(t *testing.T) {
 		t.Skip("no test network here: ", err)
 	}
 	opts := Options{Nodes: 2, Rate: 200e6, SwarmBytes: 2 << 20, Progress: func(string) {}}
-	others, failed, err := swarmOthers(context.WithoutCancel(t.Context()), opts)
+	dir, err := os.MkdirTemp("", "flistnode-bench-") // the fabric's mark of what may be removed
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	others, failed, err := swarmOthers(context.WithoutCancel(t.Context()), opts, dir)
 	if err != nil || len(failed) > 0 {
 		t.Fatal(err, failed)
 	}

@@ -143,15 +143,8 @@ func (x *transfer) fetch(ctx context.Context) (seconds float64, err error) {
 	return seconds, err
 }
 
-// evenMemory lets all sides begin with the same memory, right before each is timed:
-// as much as the content is written and given back. A virtual machine's host
-// takes back pages that are free for some seconds, and the first touch of such a
-// page costs many times what later ones do.
-func (x *transfer) evenMemory() error {
-	file := filepath.Join(x.dir, "level")
-	err := testnet.MakeContent(file, x.opts.TransferBytes, x.opts.TransferBytes, 1)
-	return errors.Join(err, os.RemoveAll(file))
-}
+// evenMemory is evenMemory for what one side takes.
+func (x *transfer) evenMemory() error { return evenMemory(x.dir, x.opts.TransferBytes) }
 
 // pipeline downloads url over HTTP, hashes it and keeps it in a file.
 func (x *transfer) pipeline(ctx context.Context, url string) (float64, error) {
