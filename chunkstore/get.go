@@ -134,7 +134,7 @@ func (s *Store) readOnce(id chunk.ID, direct bool, open func(p chunk.Packed) err
 		err = item.Value(func(v []byte) error {
 			called = true
 			if len(v) == 0 { // so Badger passes on some of its read errors
-				return &chunk.CorruptError{ID: id, Reason: "what the disk gave back has another checksum than what was written"}
+				return &chunk.CorruptError{ID: id, Reason: "the disk does not give back what was written"}
 			}
 			p, err := chunk.ParsePacked(id, v)
 			if err != nil {

@@ -11,14 +11,14 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// nearHead is how long before all others the addresses on the LAN are dialled
-// by TCP. That is enough for a handshake there.
+// nearHead is how long before all others the addresses on a link of this machine
+// are dialled by TCP. That is enough for a handshake there.
 const nearHead = 100 * time.Millisecond
 
 // rankDials says in which order the addresses of a peer are dialled. libp2p
-// prefers QUIC; but over a LAN TCP carries two to three times as much for the
-// same CPU, and it is there that most bytes are moved. Farther away QUIC is
-// better: it does not forget how fast it may send while nobody reads.
+// prefers QUIC; but without a router between TCP carries two to three times as
+// much for the same CPU, and it is there that most bytes are moved. Farther away
+// QUIC is better: it does not forget how fast it may send while nobody reads.
 func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 	networks, err := net.InterfaceAddrs()
 	if err != nil {
@@ -47,7 +47,8 @@ func rankFrom(networks []net.Addr, addrs []ma.Multiaddr) []network.AddrDelay {
 	return ranked
 }
 
-// onLink reports whether an address is reached without a router.
+// onLink reports whether an address is reached without a router. Host.OnLAN takes
+// any private network for the LAN, also one of another site that is routed.
 func onLink(networks []net.Addr, a ma.Multiaddr) bool {
 	ip, err := manet.ToIP(a)
 	return err == nil && slices.ContainsFunc(networks, func(n net.Addr) bool {

@@ -8,7 +8,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-func TestAddressesOnTheLANAreDialledByTCPFirst(t *testing.T) {
+func TestAddressesOnALinkAreDialledByTCPFirst(t *testing.T) {
 	const (
 		nearTCP, nearQUIC = "/ip4/192.168.1.7/tcp/4101", "/ip4/192.168.1.7/udp/4101/quic-v1"
 		farTCP, farQUIC   = "/ip4/192.168.2.7/tcp/4101", "/ip4/192.168.2.7/udp/4101/quic-v1"
@@ -21,7 +21,7 @@ func TestAddressesOnTheLANAreDialledByTCPFirst(t *testing.T) {
 	for name, c := range map[string]struct{ addrs, want []string }{
 		"both, and others": {[]string{publicQUIC, nearQUIC, nearTCP}, []string{nearTCP, nearQUIC, publicQUIC}},
 		"QUIC alone":       {[]string{nearQUIC}, []string{nearQUIC}},
-		"beyond the LAN":   {[]string{farTCP, farQUIC}, []string{farQUIC, farTCP}},
+		"behind a router":  {[]string{farTCP, farQUIC}, []string{farQUIC, farTCP}},
 		"none":             {nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
