@@ -3,16 +3,19 @@ package fabric_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/flistnode/flistnode/testnet/fabric"
 )
@@ -127,6 +130,77 @@ func TestLinkIsNotFasterThanItsRate(t *testing.T) {
 			t.Errorf("%d bytes took %s at 40 Mbit/s, want at least %s", size, took, floor)
 		}
 	}
+}
+
+// A packet of 64 KiB that stands for many frames is counted by a queue with
+// the headers of all of them.
+func TestLinkDoesNotTakePacketsApart(t *testing.T) {
+	const segment, segments = 1448, 45 // 65,160 bytes
+	f := newFabric(t, fabric.Site{Name: "a", Hosts: []string{"a1", "a2"}, Link: fabric.Shape{BitsPerSecond: 100e6}})
+	a, b := host(t, f, "a1"), host(t, f, "a2")
+	var to, from net.PacketConn
+	err := errors.Join(
+		b.Do(func() (err error) {
+			to, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", net.JoinHostPort(b.Addr().String(), "0"))
+			return err
+		}),
+		a.Do(func() (err error) {
+			from, err = (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", net.JoinHostPort(a.Addr().String(), "0"))
+			return err
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	defer from.Close()
+	sender, err := from.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var optErr error
+	if err := sender.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, segment)
+	}); err != nil || optErr != nil {
+		t.Fatal(err, optErr)
+	}
+	message := func() {
+		if _, err := from.WriteTo(make([]byte, segments*segment), to.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		_ = to.SetReadDeadline(time.Now().Add(20 * time.Second))
+		for range segments {
+			if n, _, err := to.ReadFrom(make([]byte, 2*segment)); err != nil || n != segment {
+				t.Fatalf("%d bytes came, error %v, want %d", n, err, segment)
+			}
+		}
+	}
+	message() // and what it takes to know the address
+	before := receivedPackets(t, b)
+	message()
+	if n := receivedPackets(t, b) - before; n >= segments {
+		t.Errorf("one packet of %d frames came as %d", segments, n)
+	}
+}
+
+// receivedPackets returns how many packets came in through the host's link.
+func receivedPackets(t *testing.T, h *fabric.Host) (n int) {
+	t.Helper()
+	if err := h.Do(func() error {
+		table, err := os.ReadFile("/proc/thread-self/net/dev")
+		if err != nil {
+			return err
+		}
+		_, row, found := strings.Cut(string(table), "eth0:")
+		fields := strings.Fields(row)
+		if !found || len(fields) < 2 {
+			return fmt.Errorf("no eth0 in %q", table)
+		}
+		n, err = strconv.Atoi(fields[1])
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestDelayIsAddedBothWays(t *testing.T) {
