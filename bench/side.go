@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/flistnode/flistnode/testnet"
 )
 
 // side is a file system with the same content as the others.
@@ -43,13 +41,31 @@ func (s side) cool(ctx context.Context) error {
 }
 
 // evenMemory lets a side begin with the same memory as the others, right before
-// it runs: so many bytes are written to a file in dir and given back. A virtual
-// machine's host takes back pages that are free for some seconds, and the first
-// touch of such a page costs many times what later ones do.
-func evenMemory(dir string, bytes int64) error {
-	file := filepath.Join(dir, "even-memory")
-	err := testnet.MakeContent(file, bytes, bytes, 1)
-	return errors.Join(err, os.RemoveAll(file))
+// it runs: a file of so many bytes in dir is filled through a mapping and
+// removed. A virtual machine's host takes back pages that are free for some
+// seconds, in pieces of 2 MiB, and the first touch of such a page costs many
+// times what later ones do. Through a mapping, since the kernel takes large
+// pieces for it; small writes get other memory, and leave those as they are.
+func evenMemory(dir string, bytes int64) (err error) {
+	f, err := os.CreateTemp(dir, "even-memory-")
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, bytes); err != nil { // a full disk is an error here, and SIGBUS later
+		return fmt.Errorf("bench: make room for %d bytes in %s: %w", bytes, dir, err)
+	}
+	mapped, err := unix.Mmap(int(f.Fd()), 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("bench: map %d bytes of %s: %w", bytes, f.Name(), err)
+	}
+	for i := 0; i < len(mapped); i += os.Getpagesize() {
+		mapped[i] = 1
+	}
+	if err := unix.Munmap(mapped); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	return nil
 }
 
 // fsNames are the magic numbers of statfs(2) that a source usually has.
