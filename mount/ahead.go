@@ -14,7 +14,7 @@ import (
 const (
 	aheadStreams  = 64      // sequential readers that are told apart
 	aheadAfter    = 3       // requests in a row that make a reader sequential
-	aheadFirst    = 1 << 18 // bytes ahead of a reader that has just become sequential; doubles
+	aheadLeast    = 1 << 17 // bytes ahead of a sequential reader, who has as much ahead as he has read
 	aheadMost     = 4 << 20 // bytes ahead of a reader
 	aheadInFlight = 32      // chunks, for all readers of a mount
 	aheadSlack    = 2 << 20 // bytes by which requests may overtake one another
@@ -36,15 +36,15 @@ type ahead struct {
 // stream is what is known of who reads a file. There are no handles to tell
 // readers of one file apart.
 type stream struct {
-	ino    flist.Inode
-	used   bool
-	row    int                // requests that followed one another
-	next   uint64             // end of the furthest of them
-	window uint64             // bytes
-	asked  uint64             // up to where chunks were asked for
-	last   uint32             // the chunk asked for last
-	ctx    context.Context    // of what was asked for
-	stop   context.CancelFunc // ends what was asked for; nil if nothing was
+	ino   flist.Inode
+	used  bool
+	row   int                // requests that followed one another
+	start uint64             // where the first of them began
+	next  uint64             // end of the furthest of them
+	asked uint64             // up to where chunks were asked for
+	last  uint32             // the chunk asked for last
+	ctx   context.Context    // of what was asked for
+	stop  context.CancelFunc // ends what was asked for; nil if nothing was
 }
 
 func newAhead(im *flist.Image, src chunk.Source) *ahead {
@@ -72,11 +72,10 @@ func (a *ahead) read(ctx context.Context, ino flist.Inode, off, size uint64) {
 		if s.stop != nil {
 			s.stop()
 		}
-		*s = stream{ino: ino, used: true, row: 1, next: off + size}
+		*s = stream{ino: ino, used: true, row: 1, start: off, next: off + size}
 		return
 	}
 	if s.row >= aheadAfter {
-		s.window = min(max(2*s.window, aheadFirst), aheadMost)
 		a.ask(ctx, s)
 	}
 }
@@ -89,7 +88,8 @@ func (a *ahead) ask(ctx context.Context, s *stream) {
 		s.last = ^uint32(0)
 	}
 	s.asked = max(s.asked, s.next)
-	for s.asked < s.next+s.window {
+	window := min(max(s.next-s.start, aheadLeast), aheadMost)
+	for s.asked < s.next+window {
 		p, ok := a.im.PieceAt(s.ino, s.asked)
 		if !ok {
 			return
