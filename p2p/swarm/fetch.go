@@ -169,13 +169,18 @@ func (x *fetch) hedge(now time.Time, limit int) {
 	x.hedged = true
 }
 
-// lateAt is when the answer to a is late, by what is known now of the peer. In
-// bulk a peer that keeps answering other requests is not late: its link is
+// lateAt is when the answer to a is late, by what is known now of the peer. One
+// whose bytes come gets more time: a large chunk over a slow link takes longer
+// than the peer could be expected to be silent. In bulk a peer that keeps answering other requests is not late: its link is
 // full, and asking somebody else would only fill another.
 func (x *fetch) lateAt(p peer.ID, a *ask, now time.Time) time.Time {
-	late := a.began.Add(hedgeDelay(a.class, x.s.peers.expected(p, a.class, now)))
+	delay := hedgeDelay(a.class, x.s.peers.expected(p, a.class, now))
+	late := a.began.Add(delay)
 	if laneOf(a.class) == bulk {
-		late = latest(late, x.s.peers.silentAt(p, a.class, firstPatience, 0, now))
+		return latest(late, x.s.peers.silentAt(p, a.class, firstPatience, 0, now))
+	}
+	if came := x.s.peers.arrivedAt(p, a.class); came.After(a.began) {
+		late = latest(late, earliest(came.Add(firstHedge), a.began.Add(trickle*delay)))
 	}
 	return late
 }

@@ -21,8 +21,8 @@ const (
 	farPatience = 2 * time.Second
 	// maxGap is the most that is learned of a peer that did not answer.
 	maxGap = 3 * time.Second
-	// trickle is how much longer than for the next byte, in bulk, the next whole
-	// answer is waited for.
+	// trickle is how much longer than for the next byte the next whole answer is
+	// waited for.
 	trickle = 4
 )
 
@@ -54,11 +54,20 @@ func (b *peerBook) silentAt(p peer.ID, class Class, first, least time.Duration, 
 	patience := max(r.patience(lane, first), least)
 	sign := now.Add(-r.silence(lane, now))
 	at := sign.Add(patience)
-	if b.arrived != nil && !now.Before(at) {
-		at = latest(at, b.arrived(p, class).Add(patience))
+	if !now.Before(at) {
+		at = latest(at, b.arrivedAt(p, class).Add(patience))
 		at = earliest(at, sign.Add(trickle*patience))
 	}
 	return at
+}
+
+// arrivedAt is when the last byte of an answer came; the zero time if that is
+// not known.
+func (b *peerBook) arrivedAt(p peer.ID, class Class) time.Time {
+	if b.arrived == nil {
+		return time.Time{}
+	}
+	return b.arrived(p, class)
 }
 
 // answerless is for how long p has let us wait for a whole answer.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,7 @@ type network struct {
 	providers map[chunk.ID][]peer.ID
 	findDelay time.Duration
 	lookups   map[chunk.ID]int
+	arrived   func(peer.ID, Class) time.Time // Config.Arrived
 }
 
 // fakePeer answers from have. answer, if set, decides instead.
@@ -131,7 +133,7 @@ func (n *network) FindProviders(ctx context.Context, id chunk.ID, max int) <-cha
 func inBubble(t *testing.T, n *network, f func(t *testing.T, s *Swarm)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s, err := New(Config{Asker: n, Finder: n, Self: "self"})
+		s, err := New(Config{Asker: n, Finder: n, Self: "self", Arrived: n.arrived})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,6 +266,48 @@ func TestLatePeerIsHedgedAndStalledPeerReplaced(t *testing.T) {
 			t.Errorf("hedged = %d", got)
 		}
 	})
+}
+
+func TestWhoseBytesComeIsNotLate(t *testing.T) {
+	const takes = 3 * firstHedge
+	for name, c := range map[string]struct {
+		comes  time.Duration // between bytes
+		takes  time.Duration
+		hedged uint64
+	}{
+		"as they come": {firstHedge / 2, takes, 0},
+		"none":         {time.Hour, takes, 1},
+		"a trickle":    {firstHedge / 2, 10 * trickle * firstHedge, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork()
+			id := n.provide("x", "other")
+			n.add("other", time.Millisecond, "x")
+			var asked atomic.Int64 // UnixNano
+			n.add("sends", 0).answer = func(ctx context.Context, _ chunk.ID, _ Class) (chunk.Packed, error) {
+				asked.Store(time.Now().UnixNano())
+				select {
+				case <-time.After(c.takes):
+					return plainChunk(id, []byte("x")), nil
+				case <-ctx.Done():
+					return chunk.Packed{}, ctx.Err()
+				}
+			}
+			n.arrived = func(p peer.ID, _ Class) time.Time {
+				if p != "sends" {
+					return time.Time{}
+				}
+				at := time.Unix(0, asked.Load())
+				return at.Add(time.Since(at).Truncate(c.comes))
+			}
+			inBubble(t, n, func(t *testing.T, s *Swarm) {
+				mustGet(t, s, "x", Hint{Peers: []peer.ID{"sends"}})
+				if got := s.Stats().Hedged; got != c.hedged {
+					t.Errorf("hedged %d times, want %d", got, c.hedged)
+				}
+			})
+		})
+	}
 }
 
 func TestStallingPeerAloneIsTimedOut(t *testing.T) {
