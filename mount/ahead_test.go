@@ -1,6 +1,7 @@
 package mount_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/flistnode/flistnode/flist"
@@ -55,6 +58,21 @@ func largeFile(t *testing.T, m *memory) (*flist.Image, flist.Inode) {
 	return im, ino
 }
 
+// chunksOf returns the chunks of a range of a file.
+func chunksOf(t *testing.T, im *flist.Image, ino flist.Inode, from, to uint64) (ids []chunk.ID) {
+	t.Helper()
+	for from < to {
+		p, ok := im.PieceAt(ino, from)
+		if !ok {
+			t.Fatalf("no content at %d", from)
+		}
+		id, _ := im.Chunk(p.Chunk)
+		ids = append(ids, id)
+		from += p.Length
+	}
+	return ids
+}
+
 func TestSequentialReaderHasTheNextChunksAskedForAndAJumpEndsThat(t *testing.T) {
 	m := newMemory()
 	im, ino := largeFile(t, m)
@@ -73,15 +91,16 @@ func TestSequentialReaderHasTheNextChunksAskedForAndAJumpEndsThat(t *testing.T) 
 		t.Errorf("two reads asked for %d chunks ahead", n)
 	}
 	read(1<<20 + 128<<10)
-	eventually(t, "chunks to be asked for ahead", func() bool { n, _ := h.counts(); return n >= 1 })
-	p, _ := im.PieceAt(ino, 1<<20+260<<10)
-	next, _ := im.Chunk(p.Chunk)
+	// As much ahead as was read.
+	next := uint64(1<<20 + 256<<10)
+	want := chunksOf(t, im, ino, next, next+384<<10)
+	asked := len(want)
+	eventually(t, "the chunks ahead to be asked for", func() bool { n, _ := h.counts(); return n >= asked })
 	h.mu.Lock()
-	if !slices.Contains(h.asked, next) {
-		t.Errorf("the chunk behind the reader is not among the %d asked for", len(h.asked))
+	if diff := cmp.Diff(want, h.asked, cmpopts.SortSlices(func(a, b chunk.ID) bool { return bytes.Compare(a[:], b[:]) < 0 })); diff != "" {
+		t.Errorf("asked for ahead (-want +got):\n%s", diff)
 	}
 	h.mu.Unlock()
-	asked, _ := h.counts()
 	read(6 << 20)
 	eventually(t, "the chunks ahead of a reader that jumped to be given up", func() bool { _, n := h.counts(); return n == asked })
 	if n, _ := h.counts(); n != asked {
