@@ -79,11 +79,9 @@ func pack(id ID, data, buf []byte, compress func(dst, src []byte) []byte) Packed
 // Plain chunk the content is p.Bytes itself.
 func (p Packed) Open() ([]byte, error) { return p.OpenInto(nil) }
 
-// decodeSlack is room behind the content, in bytes, with which the decoder need
-// not watch the end of the buffer at each step, and is a quarter faster.
-const decodeSlack = 64
-
 // OpenInto is Open that decompresses into buf's capacity where it suffices.
+// Elsewhere it is left to the decoder to make a buffer: one with room behind the
+// content, where it need not watch the end at each step.
 func (p Packed) OpenInto(buf []byte) ([]byte, error) {
 	if p.Size < 0 || p.Size > MaxSize {
 		return nil, p.corrupt("plain size %d is beyond %d bytes", p.Size, MaxSize)
@@ -92,9 +90,6 @@ func (p Packed) OpenInto(buf []byte) ([]byte, error) {
 	switch p.Codec {
 	case Plain:
 	case Zstd:
-		if cap(buf) < p.Size {
-			buf = make([]byte, 0, p.Size+decodeSlack)
-		}
 		dec := decoders.Get().(*zstd.Decoder)
 		defer decoders.Put(dec)
 		var err error

@@ -170,9 +170,10 @@ func (x *fetch) hedge(now time.Time, limit int) {
 }
 
 // lateAt is when the answer to a is late, by what is known now of the peer. One
-// whose bytes come gets more time: a large chunk over a slow link takes longer
-// than the peer could be expected to be silent. In bulk a peer that keeps answering other requests is not late: its link is
-// full, and asking somebody else would only fill another.
+// whose bytes come gets more time, within bounds: a large chunk over a slow link
+// may take longer than the first byte of an answer should. In bulk a peer that
+// keeps answering other requests is not late: its link is full, and asking
+// somebody else would only fill another.
 func (x *fetch) lateAt(p peer.ID, a *ask, now time.Time) time.Time {
 	delay := hedgeDelay(a.class, x.s.peers.expected(p, a.class, now))
 	late := a.began.Add(delay)
