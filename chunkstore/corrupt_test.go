@@ -10,10 +10,10 @@ import (
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
-// damage changes the one place in the value log where data stands.
+// damage changes the one place in the segments where data stands.
 func damage(t *testing.T, dir string, data []byte, change func(f *os.File, off int64) error) {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, "badger", "*.vlog"))
+	names, err := filepath.Glob(filepath.Join(dir, "chunks", "*"+segmentExt))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func damage(t *testing.T, dir string, data []byte, change func(f *os.File, off i
 		}
 		return
 	}
-	t.Fatal("the chunk is in no value log file")
+	t.Fatal("the chunk is in no segment")
 }
 
 func flip(delta int64) func(*os.File, int64) error {
@@ -61,8 +61,8 @@ func TestDamageOnDiskIsFoundAndDroppedAlone(t *testing.T) {
 	for name, change := range map[string]func(*os.File, int64) error{
 		"first byte": flip(0), "last byte": flip(size - 1), "in the middle": flip(size / 2),
 		"codec byte": flip(-chunk.HeaderSize), "size": flip(-2),
-		"badger's key": flip(-chunk.HeaderSize - 20), "badger's header": flip(-chunk.HeaderSize - 41 - 3),
-		"badger's checksum": flip(size + 1), "zeros": zeros,
+		"ID": flip(-chunk.HeaderSize - 20), "length": flip(int64(4 - recordHeader - chunk.HeaderSize)),
+		"checksum": flip(int64(-recordHeader - chunk.HeaderSize)), "zeros": zeros,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -99,19 +99,17 @@ func TestDamageOnDiskIsFoundAndDroppedAlone(t *testing.T) {
 	}
 }
 
-// A file cut short under a running store stands for a disk that cannot be
-// read: both are a fault in the mapped memory.
-func TestUnreadableDiskIsAnErrorAndNotTheEnd(t *testing.T) {
+func TestSegmentCutShortUnderARunningStoreLosesWhatWasInIt(t *testing.T) {
 	dir := t.TempDir()
-	s := openT(t, dir, Options{valueLogFileBytes: 1 << 20})
+	s := openT(t, dir, Options{segmentBytes: 1 << 20})
 	for i := range 60 {
 		putT(t, s, randomBytes(uint64(i), 50_000))
 	}
 	first := randomBytes(0, 50_000)
-	damage(t, dir, first, func(f *os.File, _ int64) error { return f.Truncate(vlogHeaderBytes) })
+	damage(t, dir, first, func(f *os.File, _ int64) error { return f.Truncate(0) })
 	corrupt := (*chunk.CorruptError)(nil)
 	if _, err := s.Get(t.Context(), chunk.Sum(first)); !errors.As(err, &corrupt) {
-		t.Fatalf("Get from an unreadable file: %v", err)
+		t.Fatalf("Get from a file cut short: %v", err)
 	}
 	if held, err := s.Has(t.Context(), chunk.Sum(first)); err != nil || held {
 		t.Errorf("Has = %v, %v", held, err)
@@ -119,6 +117,56 @@ func TestUnreadableDiskIsAnErrorAndNotTheEnd(t *testing.T) {
 	wantHeld(t, s, randomBytes(59, 50_000))
 	putT(t, s, first)
 	wantHeld(t, s, first)
+	closeT(t, s)
+}
+
+func TestMissingSegmentLosesWhatWasInIt(t *testing.T) {
+	dir := t.TempDir()
+	s := openT(t, dir, Options{segmentBytes: 1 << 20})
+	for i := range 60 {
+		putT(t, s, randomBytes(uint64(i), 50_000))
+	}
+	closeT(t, s)
+	first := randomBytes(0, 50_000)
+	damage(t, dir, first, func(f *os.File, _ int64) error { return os.Remove(f.Name()) })
+	s = openT(t, dir, Options{segmentBytes: 1 << 20})
+	corrupt := (*chunk.CorruptError)(nil)
+	if _, err := s.GetPacked(t.Context(), chunk.Sum(first)); !errors.As(err, &corrupt) {
+		t.Fatalf("GetPacked from a file that is gone: %v", err)
+	}
+	wantHeld(t, s, randomBytes(59, 50_000))
+	putT(t, s, first)
+	wantHeld(t, s, first)
+	closeT(t, s)
+}
+
+// A table cut short under a running store stands for a disk that cannot be
+// read: both are a fault in mapped memory.
+func TestUnreadableIndexIsAnErrorAndNotTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	s := openT(t, dir, Options{})
+	putT(t, s, textBytes(5000))
+	closeT(t, s)
+	s = openT(t, dir, Options{})
+	tables, err := filepath.Glob(filepath.Join(dir, "index", "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("no tables: %v", err)
+	}
+	for _, name := range tables {
+		if err := os.Truncate(name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	corrupt := (*chunk.CorruptError)(nil)
+	if _, err := s.Get(t.Context(), chunk.Sum(textBytes(5000))); !errors.As(err, &corrupt) {
+		t.Errorf("Get by an index that cannot be read: %v", err)
+	}
+	if err := s.Put(t.Context(), chunk.Pack(textBytes(6000))); err == nil {
+		t.Error("a chunk was put, though it cannot be known whether it is held")
+	}
+	if err := s.Compact(t.Context()); err == nil {
+		t.Error("Compact relies on an index that cannot be read")
+	}
 	if err := s.Close(); !errors.Is(err, ErrLeftOpen) {
 		t.Errorf("Close: %v", err)
 	}
@@ -128,7 +176,7 @@ func TestUnreadableDiskIsAnErrorAndNotTheEnd(t *testing.T) {
 	}
 }
 
-func TestUncleanFileIsCutNotTrusted(t *testing.T) {
+func TestSegmentCutShortIsNotTrusted(t *testing.T) {
 	dir := t.TempDir()
 	s := openT(t, dir, Options{})
 	last := randomBytes(9, 40_000)

@@ -23,7 +23,7 @@ const childDirEnv = "CHUNKSTORE_TEST_CHILD_DIR"
 const childChunkBytes = 40_000
 
 func childMain(dir string) int {
-	s, err := Open(dir, Options{valueLogFileBytes: 4 << 20})
+	s, err := Open(dir, Options{segmentBytes: 4 << 20})
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
@@ -101,7 +101,7 @@ func TestKilledProcessLosesNothingAndLiesAboutNothing(t *testing.T) {
 	put += bytes.Count(rest, []byte("put ")) // said before it died
 	kill(cmd)
 
-	s := openT(t, dir, Options{valueLogFileBytes: 4 << 20})
+	s := openT(t, dir, Options{segmentBytes: 4 << 20})
 	for i := range put + 1 {
 		wantHeld(t, s, randomBytes(uint64(i), childChunkBytes))
 	}
@@ -142,5 +142,5 @@ func TestSecondProcessIsToldWhoHasTheStore(t *testing.T) {
 		t.Errorf("message %q lacks %q", err, want)
 	}
 	kill(cmd)
-	openT(t, dir, Options{valueLogFileBytes: 4 << 20}) // the lock went with the process
+	openT(t, dir, Options{segmentBytes: 4 << 20}) // the lock went with the process
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The files of a store's directory. All of Badger's own are in badger/.
+// The files of a store's directory, beside those in index/ and chunks/.
 const (
 	versionFile = "VERSION"
 	versionTemp = "VERSION.tmp"
@@ -22,8 +22,9 @@ const (
 	spareFile   = "spare"
 )
 
-// Version is the directory format that this package reads and writes.
-const Version = 1
+// Version is the directory format that this package writes. It takes over
+// directories of version 1, see upgrade.go.
+const Version = 2
 
 const versionPrefix = "flistnode store "
 
@@ -59,23 +60,24 @@ func (e *InUseError) Error() string {
 }
 
 // claimDir makes dir a store if it is missing or empty, locks it, and checks
-// its version. The lock ends when the returned file is closed, or with the
-// process.
-func claimDir(dir string) (lock *os.File, err error) {
+// its version, which it returns. The lock ends when the returned file is closed,
+// or with the process.
+func claimDir(dir string) (lock *os.File, version int, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("create store: %w", err)
+		return nil, 0, fmt.Errorf("create store: %w", err)
 	}
 	if err := checkForeign(dir); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	lock, err = lockDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if err := checkVersion(dir); err != nil {
-		return nil, errors.Join(err, lock.Close())
+	version, err = checkVersion(dir)
+	if err != nil {
+		return nil, 0, errors.Join(err, lock.Close())
 	}
-	return lock, nil
+	return lock, version, nil
 }
 
 // checkForeign refuses a directory that has files and no version, before
@@ -145,23 +147,31 @@ func inUse(dir string, lock *os.File) error {
 
 // checkVersion reads the version of a locked directory, and writes it if the
 // directory is new.
-func checkVersion(dir string) error {
-	want := versionPrefix + strconv.Itoa(Version) + "\n"
+func checkVersion(dir string) (int, error) {
 	found, err := os.ReadFile(filepath.Join(dir, versionFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := writeAtomically(dir, versionTemp, versionFile, []byte(want)); err != nil {
-			return fmt.Errorf("create store %s: %w", dir, err)
+		if err := writeVersion(dir); err != nil {
+			return 0, fmt.Errorf("create store %s: %w", dir, err)
 		}
-		return nil
+		return Version, nil
 	case err != nil:
-		return fmt.Errorf("open store: %w", err)
-	case string(found) == want:
-		return nil
+		return 0, fmt.Errorf("open store: %w", err)
 	case !bytes.HasPrefix(found, []byte(versionPrefix)):
-		return fmt.Errorf("%s: %w", dir, ErrNotStore)
+		return 0, fmt.Errorf("%s: %w", dir, ErrNotStore)
 	}
-	return &VersionError{Dir: dir, Found: trimLine(string(found[:min(len(found), 64)]))}
+	for version := 1; version <= Version; version++ {
+		if string(found) == versionLine(version) {
+			return version, nil
+		}
+	}
+	return 0, &VersionError{Dir: dir, Found: trimLine(string(found[:min(len(found), 64)]))}
+}
+
+func versionLine(version int) string { return versionPrefix + strconv.Itoa(version) + "\n" }
+
+func writeVersion(dir string) error {
+	return writeAtomically(dir, versionTemp, versionFile, []byte(versionLine(Version)))
 }
 
 // writeAtomically leaves name in dir with all of content, or as it was.
@@ -181,45 +191,7 @@ func writeAtomically(dir, temp, name string, content []byte) error {
 	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncFile(dir)
 }
 
 func trimLine(s string) string { return strings.TrimRight(s, "\n") }
-
-// vlogHeaderBytes is the length of the header of a Badger v4 value log file:
-// the ID of an encryption key (none here) and an initialisation vector.
-const vlogHeaderBytes = 20
-
-// sealValueLog ends a cleanly closed database with an empty value log file.
-// At the next start Badger reads the last file from its beginning and cuts it
-// off at the first entry that is damaged, losing all after it. With an empty
-// last file there is nothing to read and nothing to lose.
-func (s *Store) sealValueLog() error {
-	names, err := filepath.Glob(filepath.Join(s.badgerDir(), "*.vlog"))
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	last := names[len(names)-1] // Glob sorts, and names are of fixed width
-	fid, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(last), ".vlog"), 10, 32)
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(last)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || info.Size() <= vlogHeaderBytes {
-		return err
-	}
-	header := make([]byte, vlogHeaderBytes)
-	if _, err := f.ReadAt(header, 0); err != nil {
-		return err
-	}
-	return writeAtomically(s.badgerDir(), "next.tmp", fmt.Sprintf("%06d.vlog", fid+1), header)
-}

@@ -18,8 +18,9 @@ func TestDirectoryOfTheStore(t *testing.T) {
 	}{
 		{"empty", nil, isNil},
 		{"start cut short", map[string]string{"lock": "1\n", "VERSION.tmp": "fl"}, isNil},
-		{"same version", map[string]string{"VERSION": "flistnode store 1\n"}, isNil},
-		{"newer version", map[string]string{"VERSION": "flistnode store 2\n"}, isNewer},
+		{"same version", map[string]string{"VERSION": "flistnode store 2\n"}, isNil},
+		{"older version", map[string]string{"VERSION": "flistnode store 1\n"}, isNil},
+		{"newer version", map[string]string{"VERSION": "flistnode store 3\n"}, isNewer},
 		{"version of something else", map[string]string{"VERSION": "3.11\n"}, isNotStore},
 		{"empty version", map[string]string{"VERSION": ""}, isNotStore},
 		{"other files", map[string]string{"notes.txt": "mine"}, isNotStore},
@@ -38,7 +39,7 @@ func TestDirectoryOfTheStore(t *testing.T) {
 			if err == nil {
 				closeT(t, s)
 				got, err := os.ReadFile(filepath.Join(dir, "VERSION"))
-				if err != nil || string(got) != "flistnode store 1\n" {
+				if err != nil || string(got) != "flistnode store 2\n" {
 					t.Errorf("VERSION = %q, %v", got, err)
 				}
 				return

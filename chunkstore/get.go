@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
 	"runtime/debug"
 
@@ -19,11 +20,11 @@ import (
 // chunk is no longer held, so that it can be fetched and put again.
 func (s *Store) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 	var data []byte
-	err := s.read(ctx, id, true, func(p chunk.Packed) (err error) {
-		if p.Codec == chunk.Plain {
-			p.Bytes = bytes.Clone(p.Bytes) // before it is verified: the file under it may change
+	err := s.read(ctx, id, false, func(p chunk.Packed) (err error) {
+		defer chunk.Recycle(p.Bytes)
+		if data, err = p.Open(); p.Codec == chunk.Plain {
+			data = bytes.Clone(data)
 		}
-		data, err = p.Open()
 		return err
 	})
 	if err != nil {
@@ -35,17 +36,17 @@ func (s *Store) Get(ctx context.Context, id chunk.ID) ([]byte, error) {
 // GetOwned is Get into a buffer of chunk.NewBuffer, to be given to
 // chunk.Recycle.
 func (s *Store) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
-	var data, buf []byte
-	err := s.read(ctx, id, true, func(p chunk.Packed) (err error) {
-		buf = chunk.NewBuffer(p.Size)
+	var data []byte
+	err := s.read(ctx, id, false, func(p chunk.Packed) (err error) {
 		if p.Codec == chunk.Plain {
-			p.Bytes = append(buf[:0], p.Bytes...) // before it is verified, as in Get
+			data, err = p.Open()
+			return err
 		}
-		data, err = p.OpenInto(buf)
+		defer chunk.Recycle(p.Bytes)
+		data, err = p.OpenInto(chunk.NewBuffer(p.Size))
 		return err
 	})
 	if err != nil {
-		chunk.Recycle(buf)
 		return nil, err
 	}
 	return data, nil
@@ -57,18 +58,17 @@ func (s *Store) GetOwned(ctx context.Context, id chunk.ID) ([]byte, error) {
 // caller's own, who may give it to chunk.Recycle.
 func (s *Store) GetPacked(ctx context.Context, id chunk.ID) (chunk.Packed, error) {
 	var packed chunk.Packed
-	err := s.read(ctx, id, false, func(p chunk.Packed) error {
+	err := s.read(ctx, id, true, func(p chunk.Packed) error {
 		packed = p
-		packed.Bytes = append(chunk.NewBuffer(len(p.Bytes))[:0], p.Bytes...)
 		if s.verified.has(id) {
-			return wellFormed(packed)
+			return nil
 		}
 		var plain []byte
-		if packed.Codec != chunk.Plain {
-			plain = chunk.NewBuffer(packed.Size)
+		if p.Codec != chunk.Plain {
+			plain = chunk.NewBuffer(p.Size)
 			defer chunk.Recycle(plain)
 		}
-		_, err := packed.OpenInto(plain)
+		_, err := p.OpenInto(plain)
 		if err == nil {
 			s.verified.add(id)
 		}
@@ -82,31 +82,22 @@ func (s *Store) GetPacked(ctx context.Context, id chunk.ID) (chunk.Packed, error
 }
 
 // PackedSize returns how many encoded bytes the chunk takes, the header apart,
-// and false if it is not held. Like Has it looks at the key only.
+// and false if it is not held. Like Has it looks at the index only.
 func (s *Store) PackedSize(_ context.Context, id chunk.ID) (size int, held bool, err error) {
 	if err := s.calls.enter(); err != nil {
 		return 0, false, err
 	}
 	defer s.calls.leave()
-	err = s.view(func(txn *badger.Txn) error {
-		item, err := txn.Get(chunkKey(id))
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look up in store %s: %w", s.dir, err)
-		}
-		size, held = valueSize(item)-chunk.HeaderSize, true
-		return nil
-	})
-	return size, held, err
+	at, err := s.find(id)
+	if errors.Is(err, chunk.ErrNotFound) {
+		return 0, false, nil
+	}
+	return int(at.size) - chunk.HeaderSize, err == nil, err
 }
 
-// read gives the stored form of a chunk to open, which must verify it, and
-// drops the chunk if open or Badger finds it corrupt. p.Bytes is valid inside
-// open only. With direct the value is read past Badger, so open must check
-// the content and not rely on checksums; it may be called twice.
-func (s *Store) read(ctx context.Context, id chunk.ID, direct bool, open func(p chunk.Packed) error) error {
+// read gives the stored form of a chunk to open, which must verify it and
+// owns its bytes, and drops the chunk if anything finds it corrupt.
+func (s *Store) read(ctx context.Context, id chunk.ID, withChecksum bool, open func(p chunk.Packed) error) error {
 	if err := s.calls.enter(); err != nil {
 		return err
 	}
@@ -114,50 +105,65 @@ func (s *Store) read(ctx context.Context, id chunk.ID, direct bool, open func(p 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.readOnce(id, direct, open)
+	p, err := s.load(id, withChecksum)
+	if err == nil {
+		err = open(p)
+	}
 	if corrupt := (*chunk.CorruptError)(nil); errors.As(err, &corrupt) {
 		s.drop(ctx, id, corrupt)
 	}
 	return err
 }
 
-func (s *Store) readOnce(id chunk.ID, direct bool, open func(p chunk.Packed) error) error {
-	err := s.view(func(txn *badger.Txn) error {
+// load returns the stored form of a chunk, in a buffer of its own. Compact may
+// take its segment away between looking into the index and opening the file;
+// then the index says where it is now.
+func (s *Store) load(id chunk.ID, withChecksum bool) (p chunk.Packed, err error) {
+	for before := (place{}); ; {
+		at, err := s.find(id)
+		if err != nil {
+			return p, err
+		}
+		if p, err = s.segments.read(id, at, withChecksum); !errors.Is(err, fs.ErrNotExist) {
+			return p, err
+		}
+		if at == before {
+			return p, &chunk.CorruptError{ID: id, Reason: err.Error()}
+		}
+		before = at
+	}
+}
+
+// find returns the place of a chunk. The error matches chunk.ErrNotFound if
+// it is not held, and is a *chunk.CorruptError if that part of the index cannot
+// be read.
+func (s *Store) find(id chunk.ID) (at place, err error) {
+	err = s.view(func(txn *badger.Txn) error {
 		item, err := txn.Get(chunkKey(id))
 		if err != nil {
 			return err
 		}
-		if direct && s.values.open(item, id, open) == nil {
-			return nil
-		}
-		called := false
-		err = item.Value(func(v []byte) error {
-			called = true
-			if len(v) == 0 { // so Badger passes on some of its read errors
-				return &chunk.CorruptError{ID: id, Reason: "the disk does not give back what was written"}
-			}
-			p, err := chunk.ParsePacked(id, v)
-			if err != nil {
-				return err
-			}
-			return open(p)
-		})
-		if err != nil && !called {
-			return &chunk.CorruptError{ID: id, Reason: err.Error()}
-		}
+		at, err = placeOf(item)
 		return err
 	})
 	fault := (*faultError)(nil)
-	corrupt := (*chunk.CorruptError)(nil)
 	switch {
-	case err == nil || errors.As(err, &corrupt):
-		return err
+	case err == nil:
+		return at, nil
 	case errors.Is(err, badger.ErrKeyNotFound):
-		return fmt.Errorf("chunk %s in store %s: %w", id, s.dir, chunk.ErrNotFound)
-	case errors.Is(err, y.ErrChecksumMismatch) || errors.As(err, &fault):
-		return &chunk.CorruptError{ID: id, Reason: err.Error()}
+		return at, fmt.Errorf("chunk %s in store %s: %w", id, s.dir, chunk.ErrNotFound)
+	case errors.Is(err, y.ErrChecksumMismatch), errors.Is(err, errNoPlace), errors.As(err, &fault):
+		return at, &chunk.CorruptError{ID: id, Reason: err.Error()}
 	}
-	return fmt.Errorf("read chunk %s from store %s: %w", id, s.dir, err)
+	return at, fmt.Errorf("look up chunk %s in store %s: %w", id, s.dir, err)
+}
+
+func placeOf(item *badger.Item) (at place, err error) {
+	err = item.Value(func(v []byte) error {
+		at, err = parsePlace(v)
+		return err
+	})
+	return at, err
 }
 
 // drop deletes a chunk that was found corrupt, unless it has been put anew
@@ -169,20 +175,38 @@ func (s *Store) drop(ctx context.Context, id chunk.ID, found error) {
 	}
 	defer release()
 	corrupt := (*chunk.CorruptError)(nil)
-	if err := s.readOnce(id, false, func(p chunk.Packed) error { _, err := p.Open(); return err }); !errors.As(err, &corrupt) {
+	p, err := s.load(id, true)
+	if err == nil {
+		_, err = p.Open()
+	}
+	if !errors.As(err, &corrupt) {
 		return
 	}
-	if err := s.deleteClaimed(id); err != nil {
+	if err := s.dropClaimed(id, found); err != nil {
 		s.log.Error("corrupt chunk could not be dropped", "chunk", id, "found", found, "err", err)
-		return
 	}
-	s.log.Warn("corrupt chunk dropped", "chunk", id, "store", s.dir, "found", found)
 }
 
-// view runs fn in a read transaction. Badger reads its files through mmap,
+func (s *Store) dropClaimed(id chunk.ID, found error) error {
+	if err := s.deleteClaimed(id); err != nil {
+		return err
+	}
+	s.log.Warn("corrupt chunk dropped", "chunk", id, "store", s.dir, "found", found)
+	return nil
+}
+
+// view runs fn in a read transaction of the index. Badger reads its files through mmap,
 // where a bad sector or a file cut short is a fault and not an error; view
 // makes it an error.
-func (s *Store) view(fn func(*badger.Txn) error) (err error) {
+func (s *Store) view(fn func(*badger.Txn) error) error {
+	err := viewOf(s.db, fn)
+	if fault := (*faultError)(nil); errors.As(err, &fault) {
+		s.faulted.Store(true)
+	}
+	return err
+}
+
+func viewOf(db *badger.DB, fn func(*badger.Txn) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -190,11 +214,10 @@ func (s *Store) view(fn func(*badger.Txn) error) (err error) {
 			if !ok {
 				panic(r)
 			}
-			s.faulted.Store(true)
 			err = &faultError{fault}
 		}
 	}()
-	return s.db.View(fn)
+	return db.View(fn)
 }
 
 // memoryFault is how the runtime panics for an address that cannot be read.

@@ -101,9 +101,6 @@ func (s *Store) added(ps []chunk.Packed, isNew []bool) Added {
 			s.opts.OnPut(p.ID)
 		}
 	}
-	if s.writeback.wrote(a.Bytes) {
-		s.startWriteback()
-	}
 	return a
 }
 

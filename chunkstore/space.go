@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Badger writes its value log, its write-ahead log and its tables into sparse
-// files through mmap. When the disk is full, such a write is not an error but
+// Badger writes the index, a write-ahead log and tables, into sparse files
+// through mmap. When the disk is full, such a write is not an error but
 // a SIGBUS in one of Badger's own goroutines, which ends the process and
 // cannot be caught. So the store never lets Badger come that far:
 //
@@ -28,8 +28,8 @@ import (
 const (
 	// spareBytes covers the last flush of Badger's memtables (8 MiB each).
 	spareBytes = 16 << 20
-	// minOpenBytes is what Badger needs to start: its discard statistics, a
-	// new value log file, a new write-ahead log.
+	// minOpenBytes is what Badger needs to start: its discard statistics, an
+	// empty value log file, a new write-ahead log.
 	minOpenBytes = 4 << 20
 )
 

@@ -1,5 +1,6 @@
-// Package chunkstore keeps verified chunks on disk, in one Badger database in
-// one directory, and beside them the small records of the node and the
+// Package chunkstore keeps verified chunks on disk in one directory: their
+// bytes in files that are only appended to, and where each is in a Badger
+// database, the index, which also has the small records of the node and the
 // datastore of the DHT.
 //
 // It does not fetch, announce, pin or evict: it takes chunks, gives them back,
@@ -14,11 +15,11 @@
 // fail with ErrClosed.
 //
 // Files: store.go opens and closes, put.go and get.go are the way in and out,
-// together.go writes what comes at once in one go, has.go tells what is held,
-// valuefile.go reads past Badger, scan.go is what looks at everything, dir.go the
-// directory's version and lock, space.go the care for a full disk, writeback.go
-// an early start of writing, verified.go what need not be hashed again,
-// record.go and datastore.go the other two kinds of entries.
+// together.go writes what comes at once in one go, segment.go is the files with
+// the bytes, has.go tells what is held, scan.go looks at everything, compact.go
+// gives space back, dir.go is the directory's version and lock, upgrade.go takes
+// over an older one, space.go the care for a full disk, verified.go what need not
+// be hashed again, record.go and datastore.go the other two kinds of entries.
 package chunkstore
 
 import (
@@ -44,16 +45,15 @@ var ErrClosed = errors.New("chunk store is closed")
 // DefaultReserveBytes is Options.ReserveBytes when it is 0.
 const DefaultReserveBytes = 64 << 20
 
-// maxPendingBytes bounds the packed bytes handed to Badger and not yet
-// written. A further Put waits.
+// maxPendingBytes bounds the packed bytes that wait to be written. A further
+// Put waits.
 const maxPendingBytes = 64 << 20
 
 // The first byte of every key says what kind of entry it is.
 const (
-	kindChunk     = 'c' // then the 32 bytes of the ID
+	kindChunk     = 'c' // then the 32 bytes of the ID; the value is a place
 	kindDatastore = 'd' // then prefix and key of the datastore
 	kindRecord    = 'r' // then namespace, a zero byte, key
-	kindMarker    = 'x' // alone; only while tables are merged
 )
 
 // Options says how to open a store. The zero value is good.
@@ -75,30 +75,29 @@ type Options struct {
 	OnPut    func(id chunk.ID)
 	OnDelete func(id chunk.ID)
 
-	// valueLogFileBytes is the size at which Badger starts the next value log
-	// file; 0 means 256 MiB. Tests make it small.
-	valueLogFileBytes int64
+	// segmentBytes is the size from which on a segment is full; 0 means 256 MiB.
+	// Tests make it small.
+	segmentBytes int64
 }
 
 // Store is an open store.
 type Store struct {
-	dir  string
-	opts Options
-	log  *slog.Logger
-	db   *badger.DB
-	lock *os.File
+	dir      string
+	opts     Options
+	log      *slog.Logger
+	lock     *os.File
+	db       *badger.DB // the index
+	segments *segments
 
-	calls    gate
-	claims   claims
-	together together
-	pending  *semaphore.Weighted
-	writes   sync.RWMutex // shared by writers, exclusive while tables are merged
-	writing  atomic.Int64 // bytes on their way to the disk
-	faulted  atomic.Bool  // a read hit a bad page; see guard
-
-	writeback writeback
-	verified  verified
-	values    valueFiles
+	calls      gate
+	claims     claims
+	together   together
+	pending    *semaphore.Weighted
+	writes     sync.RWMutex // shared by writers; exclusive to wait until all before are done
+	writing    atomic.Int64 // bytes on their way to the disk
+	compacting sync.Mutex
+	faulted    atomic.Bool // a read of the index hit a bad page; see view
+	verified   verified
 }
 
 var (
@@ -109,6 +108,7 @@ var (
 // Open opens the store in dir and creates it if dir is missing or empty. It
 // fails with an *InUseError if another process has it, with a *VersionError if
 // a newer program wrote it, and with ErrNotStore if dir holds something else.
+// What an older program wrote it takes over first, which copies all chunks.
 func Open(dir string, opts Options) (*Store, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -120,45 +120,47 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	lock, err := claimDir(dir)
+	lock, version, err := claimDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{dir: dir, opts: opts, log: opts.Log, lock: lock, pending: semaphore.NewWeighted(maxPendingBytes)}
 	s.calls.idle = make(chan struct{})
-	s.values.dir = s.badgerDir()
 	s.claims.busy = make(map[chunk.ID]chan struct{})
-	if err := s.openDB(); err != nil {
+	if err := s.openFiles(version); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), lock.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) openDB() error {
+func (s *Store) openFiles(version int) (err error) {
 	if err := s.roomToOpen(); err != nil {
 		return err
 	}
-	db, err := badger.Open(s.badgerOptions())
-	if err != nil {
+	if version < Version {
+		if err := s.upgrade(); err != nil {
+			return fmt.Errorf("take over format %d: %w", version, err)
+		}
+	}
+	if err := s.removeOld(); err != nil {
 		return err
 	}
-	s.db = db
+	if s.segments, err = openSegments(s.chunksDir(), s.opts.segmentBytes); err != nil {
+		return err
+	}
+	if s.db, err = badger.Open(s.indexOptions()); err != nil {
+		return errors.Join(err, s.segments.close())
+	}
 	s.keepSpare()
 	return nil
 }
 
-// badgerOptions: values of a chunk's size go to the value log, keys alone into
-// the LSM tree; no compression, since chunks come compressed; no block cache,
-// since without compression tables are read in place. An idle store holds two
-// small memtables and the tables' indices and filters (about 2 bytes a chunk).
-// Value checksums are checked because Badger, on a damaged header in the
-// value log, otherwise fails while it holds a lock that Close then waits for.
-func (s *Store) badgerOptions() badger.Options {
-	size := s.opts.valueLogFileBytes
-	if size == 0 {
-		size = 256 << 20
-	}
-	return badger.DefaultOptions(s.badgerDir()).
+// indexOptions: all values lie beside their keys, since places are short and
+// records seldom; no compression and so no block cache, since tables are then
+// read in place. An idle store holds two small memtables and the tables' indices
+// and filters (about 2 bytes a chunk).
+func (s *Store) indexOptions() badger.Options {
+	return badger.LSMOnlyOptions(s.indexDir()).
 		WithLogger(badgerLog{s.log}).
 		WithBypassLockGuard(true). // claimDir's lock says who holds it
 		WithMetricsEnabled(false).
@@ -171,16 +173,15 @@ func (s *Store) badgerOptions() badger.Options {
 		WithMemTableSize(8 << 20).
 		WithNumMemtables(2).
 		WithNumCompactors(2).
-		WithValueThreshold(1 << 10).
-		WithValueLogFileSize(size).
-		WithVerifyValueChecksum(true).
+		WithValueLogFileSize(1 << 20). // it stays empty
 		WithChecksumVerificationMode(options.OnBlockRead)
 }
 
 // Dir returns the absolute path of the store's directory.
 func (s *Store) Dir() string { return s.dir }
 
-func (s *Store) badgerDir() string { return filepath.Join(s.dir, "badger") }
+func (s *Store) indexDir() string  { return filepath.Join(s.dir, "index") }
+func (s *Store) chunksDir() string { return filepath.Join(s.dir, "chunks") }
 
 // Sync returns when everything put before it is on the disk. Without it a
 // chunk survives the end of the process, however it ends, but perhaps not a
@@ -190,10 +191,18 @@ func (s *Store) Sync() error {
 		return err
 	}
 	defer s.calls.leave()
-	if err := s.db.Sync(); err != nil {
+	if err := s.sync(); err != nil {
 		return fmt.Errorf("sync store %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+// sync writes the bytes before the index that names them.
+func (s *Store) sync() error {
+	if err := s.segments.sync(); err != nil {
+		return err
+	}
+	return s.db.Sync()
 }
 
 // Close waits for the calls under way, so it must not be called from a callback;
@@ -203,23 +212,19 @@ func (s *Store) Close() error {
 	if err := s.calls.shut(); err != nil {
 		return err
 	}
-	s.values.close()
-	err := s.closeDB()
+	err := errors.Join(s.segments.sync(), s.closeIndex(), s.segments.close())
 	if err != nil {
 		err = fmt.Errorf("close store %s: %w", s.dir, err)
 	}
 	return errors.Join(err, s.lock.Close())
 }
 
-func (s *Store) closeDB() error {
+func (s *Store) closeIndex() error {
 	s.dropSpareIfShort(math.MaxInt64) // Badger's last flush may need it
 	if s.faulted.Load() {
 		return errors.Join(s.leaveOpen(), s.db.Sync())
 	}
-	if err := s.db.Close(); err != nil {
-		return err
-	}
-	return s.sealValueLog()
+	return s.db.Close()
 }
 
 // ErrLeftOpen is what Close fails with after the disk could not be read.

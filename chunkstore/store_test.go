@@ -224,7 +224,7 @@ func TestEventsTellWhatCameAndWent(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	var mu sync.Mutex
 	puts := map[chunk.ID]int{}
-	s := openT(t, t.TempDir(), Options{valueLogFileBytes: 1 << 20, OnPut: func(id chunk.ID) {
+	s := openT(t, t.TempDir(), Options{segmentBytes: 1 << 20, OnPut: func(id chunk.ID) {
 		mu.Lock()
 		defer mu.Unlock()
 		puts[id]++
@@ -340,11 +340,11 @@ func TestIterateAndStatsCountExactly(t *testing.T) {
 
 func TestCompactGivesSpaceBack(t *testing.T) {
 	dir := t.TempDir()
-	s := openT(t, dir, Options{valueLogFileBytes: 1 << 20})
+	s := openT(t, dir, Options{segmentBytes: 1 << 20})
 	for i := range 200 {
 		putT(t, s, randomBytes(uint64(i), 50_000))
 	}
-	before := vlogBytes(t, dir)
+	before := segmentsBytes(t, dir)
 	for i := range 200 {
 		if i%10 != 0 {
 			if err := s.Delete(t.Context(), chunk.Sum(randomBytes(uint64(i), 50_000))); err != nil {
@@ -360,14 +360,14 @@ func TestCompactGivesSpaceBack(t *testing.T) {
 			wantHeld(t, s, randomBytes(uint64(i), 50_000))
 		}
 	}
-	if after := vlogBytes(t, dir); after > before/2 {
-		t.Errorf("value log has %d bytes after nine tenths of %d were deleted", after, before)
+	if after := segmentsBytes(t, dir); after > before/2 {
+		t.Errorf("segments have %d bytes after nine tenths of %d were deleted", after, before)
 	}
 }
 
-func vlogBytes(t *testing.T, dir string) int64 {
+func segmentsBytes(t *testing.T, dir string) int64 {
 	t.Helper()
-	n, err := diskBytes(filepath.Join(dir, "badger"))
+	n, err := diskBytes(filepath.Join(dir, "chunks"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,6 +66,7 @@ func (s *Store) writeRound(r *round) {
 	}
 	t.mu.Unlock()
 	close(r.done)
+	s.segments.startWriteback()
 }
 
 // writeMissing writes those of ps that are not held, each chunk once.
@@ -73,34 +74,38 @@ func (s *Store) writeMissing(ps []chunk.Packed) (added []bool, err error) {
 	if added, err = s.missing(ps); err != nil {
 		return nil, err
 	}
-	var size int64
+	var (
+		ours []chunk.Packed
+		size int64
+	)
 	for i, p := range ps {
 		if added[i] {
-			size += int64(chunk.HeaderSize + len(p.Bytes))
+			ours = append(ours, p)
+			size += int64(recordHeader + chunk.HeaderSize + len(p.Bytes))
 		}
 	}
-	if size == 0 {
+	if len(ours) == 0 {
 		return added, nil
 	}
 	return added, s.write(size, s.opts.ReserveBytes, func() error {
-		wb := s.db.NewWriteBatch() // several transactions if they are too many for one
-		defer wb.Cancel()
-		for i, p := range ps {
-			if !added[i] {
-				continue
-			}
-			value, ok := p.Encoded()
-			if !ok {
-				buf := chunk.NewBuffer(chunk.HeaderSize + len(p.Bytes))
-				defer chunk.Recycle(buf) // when all is written
-				value = p.AppendTo(buf[:0])
-			}
-			if err := wb.Set(chunkKey(p.ID), value); err != nil {
-				return err
-			}
+		places, err := s.segments.append(ours)
+		if err != nil {
+			return err
 		}
-		return wb.Flush()
+		return s.setPlaces(ours, places)
 	})
+}
+
+// setPlaces makes the index say where each of ps is.
+func (s *Store) setPlaces(ps []chunk.Packed, places []place) error {
+	wb := s.db.NewWriteBatch() // several transactions if they are too many for one
+	defer wb.Cancel()
+	for i, p := range ps {
+		if err := wb.Set(chunkKey(p.ID), places[i].append(nil)); err != nil {
+			return err
+		}
+	}
+	return wb.Flush()
 }
 
 // missing tells by ps which are not held; of those that are the same chunk only

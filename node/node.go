@@ -214,7 +214,7 @@ func (n *Node) openSwarm() error {
 	var err error
 	n.swarm, err = swarm.New(swarm.Config{
 		Asker: n.client, Finder: n.host, Self: n.host.ID(), FindTimeout: n.findTimeout, Log: n.log,
-		Recycle: chunk.Packed.Recycle,
+		Recycle: chunk.Recycle,
 		Arrived: n.client.Arrived,
 		Teller:  n.client, Held: n.held, Site: n.cfg.Site, OnLAN: n.host.OnLAN, Address: n.host.AddressOf,
 		Download: n.limits.down, Unreached: n.unreached, Offences: n.offences, Private: n.cfg.SwarmKey != "", Wished: n.wished(),

@@ -258,7 +258,7 @@ func waitKnown(t *testing.T, n *testnet.Node, count int) {
 	}
 }
 
-// TestFlippedByteInAStoreIsFetchedAgain damages the value log of a stopped
+// TestFlippedByteInAStoreIsFetchedAgain damages a segment of the store of a stopped
 // node: what it has lost comes from another, and nothing wrong is shown.
 func TestFlippedByteInAStoreIsFetchedAgain(t *testing.T) {
 	n := network(t)
@@ -292,13 +292,13 @@ func TestFlippedByteInAStoreIsFetchedAgain(t *testing.T) {
 	}
 }
 
-// flip changes a byte in the middle of the largest value log below dir.
+// flip changes a byte in the middle of the largest segment below dir.
 func flip(t *testing.T, dir string) {
 	t.Helper()
 	var largest string
 	var size int64
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".vlog" {
+		if err != nil || filepath.Ext(path) != ".seg" {
 			return err
 		}
 		info, err := e.Info()
@@ -308,7 +308,7 @@ func flip(t *testing.T, dir string) {
 		return err
 	})
 	if err != nil || largest == "" {
-		t.Fatalf("no value log below %s: %v", dir, err)
+		t.Fatalf("no segment below %s: %v", dir, err)
 	}
 	f, err := os.OpenFile(largest, os.O_RDWR, 0)
 	if err != nil {

@@ -38,16 +38,6 @@ func Recycle(b []byte) {
 	pools[k-minBufferBits].Put(&b)
 }
 
-// Recycle is that of the buffer p was parsed from or lies in, if it is a whole
-// one of NewBuffer.
-func (p Packed) Recycle() {
-	if encoded, ok := p.Encoded(); ok {
-		Recycle(encoded)
-		return
-	}
-	Recycle(p.Bytes)
-}
-
 // Owner is what a Source is besides if it can give content that nobody else
 // has, so that the caller may change it or give it to Recycle.
 type Owner interface {

@@ -25,8 +25,6 @@ type Packed struct {
 	Codec Codec
 	Size  int    // plain bytes, 0 to MaxSize
 	Bytes []byte // encoded bytes; never more than Size for Zstd
-
-	encoded []byte // header and Bytes in one piece, if they lie so
 }
 
 // HeaderSize is the length of the header AppendTo writes before the encoded
@@ -47,18 +45,18 @@ func Pack(data []byte) Packed { return PackAs(Sum(data), data) }
 // PackAs is Pack for data whose ID is already known to be id.
 func PackAs(id ID, data []byte) Packed { return pack(id, data, nil, compressFast) }
 
-// PackInto is PackAs that writes the encoded form into buf, which has room for
-// RoomToPack(len(data)) bytes, so that Encoded need not copy it. The result
-// holds nothing of data.
+// PackInto is PackAs that writes the encoded bytes into buf, which has room for
+// RoomToPack(len(data)) bytes. The result holds nothing of data.
 func PackInto(id ID, data, buf []byte) Packed {
-	p := pack(id, data, buf[HeaderSize:HeaderSize], compressFast)
-	p.encoded = p.AppendTo(buf[:0]) // compressed bytes lie there already
-	p.Bytes = p.encoded[HeaderSize:]
+	p := pack(id, data, buf, compressFast)
+	if p.Codec == Plain {
+		p.Bytes = append(buf[:0], data...)
+	}
 	return p
 }
 
 // RoomToPack is how many bytes PackInto may need for size bytes of content.
-func RoomToPack(size int) int { return HeaderSize + size + size/128 + 512 }
+func RoomToPack(size int) int { return size + size/128 + 512 }
 
 // PackTight is Pack with stronger compression, several times slower: for
 // metadata, which every node fetches whole.
@@ -110,23 +108,12 @@ func (p Packed) OpenInto(buf []byte) ([]byte, error) {
 
 // AppendTo appends the encoded form of p: codec, plain size, bytes. The ID is
 // not part of it.
-func (p Packed) AppendTo(b []byte) []byte { return append(p.appendHeader(b), p.Bytes...) }
+func (p Packed) AppendTo(b []byte) []byte { return append(p.AppendHeader(b), p.Bytes...) }
 
-func (p Packed) appendHeader(b []byte) []byte {
+// AppendHeader is AppendTo without the bytes.
+func (p Packed) AppendHeader(b []byte) []byte {
 	b = append(b, byte(p.Codec))
 	return binary.LittleEndian.AppendUint32(b, uint32(p.Size))
-}
-
-// Encoded returns the encoded form of p as AppendTo writes it, if it lies in one
-// piece: p came from PackInto or ParsePacked and is as it was. It is not to be
-// changed, and valid as long as p.Bytes is.
-func (p Packed) Encoded() (encoded []byte, ok bool) {
-	e, n := p.encoded, len(p.Bytes)
-	if n == 0 || len(e) != HeaderSize+n || &e[HeaderSize] != &p.Bytes[0] ||
-		Codec(e[0]) != p.Codec || binary.LittleEndian.Uint32(e[1:]) != uint32(p.Size) {
-		return nil, false
-	}
-	return e, true
 }
 
 // ParsePacked reads what AppendTo wrote. Bytes aliases b. The content is not
@@ -140,7 +127,7 @@ func ParsePacked(id ID, b []byte) (Packed, error) {
 	if size > MaxSize || len(b) > HeaderSize+int(size) {
 		return p, p.corrupt("%d bytes encoded for a plain size of %d", len(b)-HeaderSize, size)
 	}
-	p.Codec, p.Size, p.Bytes, p.encoded = Codec(b[0]), int(size), b[HeaderSize:], b
+	p.Codec, p.Size, p.Bytes = Codec(b[0]), int(size), b[HeaderSize:]
 	return p, nil
 }
 

@@ -113,7 +113,7 @@ func (h *hands) pack(ctx context.Context, t task) error {
 		}
 	}
 	p := chunk.PackInto(id, t.data, h.out[len(h.out):cap(h.out)])
-	h.out = h.out[:len(h.out)+chunk.HeaderSize+len(p.Bytes)]
+	h.out = h.out[:len(h.out)+len(p.Bytes)]
 	h.batch = append(h.batch, p)
 	if len(h.out) < batchBytes {
 		return nil

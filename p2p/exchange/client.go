@@ -87,7 +87,7 @@ func NewClient(h host.Host, cfg ClientConfig) *Client {
 // frames; among those not yet sent the most urgent class goes first.
 //
 // The content is not verified: Packed.Open does that. It is the caller's own,
-// who may give it back with Packed.Recycle. Errors match ErrMissing
+// who may give it back with chunk.Recycle. Errors match ErrMissing
 // (and so chunk.ErrNotFound), ErrBusy, ErrRefused, ErrStalled, ErrClosed, a
 // *ProtocolError, ctx's error, or say why p cannot be reached.
 func (c *Client) Get(ctx context.Context, p peer.ID, id chunk.ID, class Class) (chunk.Packed, error) {

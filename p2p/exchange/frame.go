@@ -172,6 +172,5 @@ func parseRefused(p []byte) (refusal, []uint32, error) {
 func appendChunkHeader(b []byte, id uint32, p chunk.Packed) []byte {
 	b = appendHeader(b, frameChunk, chunkFixed+len(p.Bytes))
 	b = binary.LittleEndian.AppendUint32(b, id)
-	p.Bytes = nil
-	return p.AppendTo(b)
+	return p.AppendHeader(b)
 }

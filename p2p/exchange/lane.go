@@ -319,14 +319,9 @@ func (l *lane) readChunk(r *bufio.Reader, h header) error {
 	if n > p.Size {
 		return violation("%d bytes encoded for a plain size of %d", n, p.Size)
 	}
-	// In one piece, as the store keeps it.
-	encoded := chunk.NewBuffer(len(head) + n)
-	copy(encoded, head[:])
-	if _, err := io.ReadFull(r, encoded[len(head):]); err != nil {
+	p.Bytes = chunk.NewBuffer(n)
+	if _, err := io.ReadFull(r, p.Bytes); err != nil {
 		return err
-	}
-	if p, err = chunk.ParsePacked(req.chunk, encoded); err != nil {
-		return violation("%v", err)
 	}
 	return l.finish(id, result{packed: p})
 }

@@ -59,7 +59,7 @@ func (j *job) start(p peer.ID, i uint32, now time.Time) {
 		at := time.Now()
 		var plain []byte
 		if err == nil {
-			defer j.s.cfg.Recycle(packed)
+			defer j.s.cfg.Recycle(packed.Bytes)
 			packed.ID = id
 			plain, err = packed.Open()
 		}

@@ -71,8 +71,8 @@ type Config struct {
 
 	Arrived func(p peer.ID, class Class) time.Time // when the last byte of an answer came from p; nil: only whole answers are seen
 
-	Download *limit.Limit       // of chunks received; nil: none
-	Recycle  func(chunk.Packed) // takes back the bytes of a chunk from Asker when Download has delivered it; may be nil
+	Download *limit.Limit // of chunks received; nil: none
+	Recycle  func([]byte) // takes back the bytes of a chunk from Asker when Download has delivered it; may be nil
 
 	Offences *offence.Book // notes what peers do that they should not; nil: one of the swarm's own
 
@@ -95,7 +95,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.MaxBulk, 128)
 	setDefault(&c.Parallel, 64)
 	if c.Recycle == nil {
-		c.Recycle = func(chunk.Packed) {}
+		c.Recycle = func([]byte) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
