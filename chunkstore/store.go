@@ -18,8 +18,9 @@
 // together.go writes what comes at once in one go, segment.go is the files with
 // the bytes, has.go tells what is held, scan.go looks at everything, compact.go
 // gives space back, dir.go is the directory's version and lock, upgrade.go takes
-// over an older one, space.go the care for a full disk, verified.go what need not
-// be hashed again, record.go and datastore.go the other two kinds of entries.
+// over an older one, rebuild.go makes a lost index anew, space.go is the care for
+// a full disk, verified.go what need not be hashed again, record.go and
+// datastore.go the other two kinds of entries.
 package chunkstore
 
 import (
@@ -148,7 +149,11 @@ func (s *Store) openFiles(version int) (err error) {
 	if s.segments, err = openSegments(s.chunksDir(), s.opts.segmentBytes); err != nil {
 		return err
 	}
-	if s.db, err = badger.Open(s.indexOptions()); err != nil {
+	err = s.rebuildIndex()
+	if err == nil {
+		s.db, err = badger.Open(s.indexOptions(s.indexDir()))
+	}
+	if err != nil {
 		return errors.Join(err, s.segments.close())
 	}
 	s.keepSpare()
@@ -159,8 +164,8 @@ func (s *Store) openFiles(version int) (err error) {
 // records seldom; no compression and so no block cache, since tables are then
 // read in place. An idle store holds two small memtables and the tables' indices
 // and filters (about 2 bytes a chunk).
-func (s *Store) indexOptions() badger.Options {
-	return badger.LSMOnlyOptions(s.indexDir()).
+func (s *Store) indexOptions(dir string) badger.Options {
+	return badger.LSMOnlyOptions(dir).
 		WithLogger(badgerLog{s.log}).
 		WithBypassLockGuard(true). // claimDir's lock says who holds it
 		WithMetricsEnabled(false).

@@ -51,7 +51,7 @@ func (s *Store) takeOver() (err error) {
 	if s.segments, err = openSegments(s.chunksDir(), s.opts.segmentBytes); err != nil {
 		return err
 	}
-	if s.db, err = badger.Open(s.indexOptions()); err != nil {
+	if s.db, err = badger.Open(s.indexOptions(s.indexDir())); err != nil {
 		return errors.Join(err, s.segments.close())
 	}
 	err = s.copyOld(old)
