@@ -8,16 +8,6 @@
 // a node inside its own process, through the same client.
 package main
 
-import (
-	"os"
-	"runtime"
-)
+import "os"
 
-func main() {
-	// The store's files are mapped: a page fault that waits for the disk keeps
-	// one of Go's processors, so there are more of these than cores.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(2 * runtime.GOMAXPROCS(0))
-	}
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-}
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
