@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -41,16 +40,11 @@ type segments struct {
 	end       int64      // of the newest
 	started   int64      // what of it is on its way to the disk
 
+	syncing sync.Mutex // held during a sync, so that another waits for what that does for it
+
 	mu       sync.Mutex
 	open     map[uint32]*segment // for reading, by number; nil once closed
 	unsynced map[uint32]struct{} // written to since the last sync
-}
-
-// segment is one that is open for reading.
-type segment struct {
-	*os.File
-	users int  // guarded by segments.mu
-	drop  bool // to be closed by its last user
 }
 
 const (
@@ -59,7 +53,6 @@ const (
 	maxOpenSegments  = 64        // 16 GiB of chunks
 	writebackBytes   = 16 << 20  // written between two calls that start writing to the disk
 	maxSegmentBytes  = 256 << 20 // from which on one is full
-	maxIOVectors     = 1024      // of one system call
 	maxRecordsAtOnce = maxIOVectors / 2
 )
 
@@ -166,6 +159,7 @@ func (g *segments) append(ps []chunk.Packed) ([]place, error) {
 			return nil, errors.Join(err, g.newest.Truncate(g.end))
 		}
 		g.end += size
+		g.wrote(g.number)
 	}
 	return places, nil
 }
@@ -200,10 +194,15 @@ func (g *segments) roomInNewest() error {
 		g.newest, g.end, g.started = f, 0, 0
 		g.number++
 	}
+	return nil
+}
+
+// wrote notes what is to be synced. It comes after the write, since a sync that
+// came between the two would not have met it.
+func (g *segments) wrote(number uint32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.unsynced[g.number] = struct{}{}
-	return nil
+	g.unsynced[number] = struct{}{}
 }
 
 // seal ends the newest segment; the next record begins another.
@@ -254,19 +253,6 @@ func (g *segments) sealed() ([]sealedSegment, error) {
 	return sealed, nil
 }
 
-// writeAll writes iov at off, where the system may write less at once.
-func writeAll(f *os.File, iov [][]byte, off int64) error {
-	for len(iov) > 0 {
-		n, err := unix.Pwritev(int(f.Fd()), iov, off)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return &fs.PathError{Op: "write", Path: f.Name(), Err: err}
-		}
-		off += int64(max(n, 0))
-		iov = skip(iov, max(n, 0))
-	}
-	return nil
-}
-
 // startWriteback makes the kernel begin to write what was appended to the
 // disk, if that is enough by now. It promises nothing: what is on the disk, sync
 // says, which then finds little left to do.
@@ -289,115 +275,10 @@ func (g *segments) startWriteback() {
 	_ = unix.SyncFileRange(int(f.Fd()), from, size, unix.SYNC_FILE_RANGE_WRITE) // sync meets its errors again
 }
 
-// read returns the chunk at a place in its stored form, with Bytes in a buffer
-// of chunk.NewBuffer. The content is not verified; the record's checksum is if
-// withChecksum. The error matches fs.ErrNotExist if there is no such segment,
-// and is a *chunk.CorruptError if what is there is not the record.
-func (g *segments) read(id chunk.ID, at place, withChecksum bool) (chunk.Packed, error) {
-	f, err := g.use(at.segment)
-	if err != nil {
-		return chunk.Packed{}, err
-	}
-	defer g.release(f)
-	h := make([]byte, recordHeader+chunk.HeaderSize)
-	bytes := chunk.NewBuffer(int(at.size) - chunk.HeaderSize)
-	p, err := f.record(id, at, h, bytes)
-	if err == nil && withChecksum && checksum(h, bytes) != binary.LittleEndian.Uint32(h) {
-		err = &chunk.CorruptError{ID: id, Reason: "its checksum is wrong"}
-	}
-	if err != nil {
-		chunk.Recycle(bytes)
-		return chunk.Packed{}, err
-	}
-	return p, nil
-}
-
-// record reads a record into h and bytes, which are of its size.
-func (f *segment) record(id chunk.ID, at place, h, bytes []byte) (chunk.Packed, error) {
-	p := chunk.Packed{ID: id}
-	err := readAll(f.File, [][]byte{h, bytes}, int64(at.offset))
-	if err != nil {
-		return p, &chunk.CorruptError{ID: id, Reason: err.Error()}
-	}
-	if chunk.ID(h[8:recordHeader]) != id || binary.LittleEndian.Uint32(h[4:]) != at.size {
-		return p, &chunk.CorruptError{ID: id, Reason: "something else is in its place on the disk"}
-	}
-	if p, err = chunk.ParsePacked(id, h[recordHeader:]); err != nil {
-		return p, err
-	}
-	p.Bytes = bytes
-	return p, wellFormed(p)
-}
-
-// readAll is io.ReadFull for iov at off.
-func readAll(f *os.File, iov [][]byte, off int64) error {
-	for len(iov) > 0 {
-		n, err := unix.Preadv(int(f.Fd()), iov, off)
-		switch {
-		case err != nil && !errors.Is(err, unix.EINTR):
-			return &fs.PathError{Op: "read", Path: f.Name(), Err: err}
-		case n == 0 && len(iov[0]) > 0:
-			return &fs.PathError{Op: "read", Path: f.Name(), Err: io.ErrUnexpectedEOF}
-		}
-		off += int64(max(n, 0))
-		iov = skip(iov, max(n, 0))
-	}
-	return nil
-}
-
-// skip returns what is left of iov without its first n bytes.
-func skip(iov [][]byte, n int) [][]byte {
-	for len(iov) > 0 && n >= len(iov[0]) {
-		n -= len(iov[0])
-		iov = iov[1:]
-	}
-	if n > 0 {
-		iov[0] = iov[0][n:]
-	}
-	return iov
-}
-
-// use returns a segment to be read until release.
-func (g *segments) use(number uint32) (*segment, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	f, ok := g.open[number]
-	if !ok {
-		opened, err := os.Open(g.path(number))
-		if err != nil {
-			return nil, err
-		}
-		if len(g.open) >= maxOpenSegments || g.open == nil {
-			g.dropOpen()
-			g.open = make(map[uint32]*segment)
-		}
-		f = &segment{File: opened}
-		g.open[number] = f
-	}
-	f.users++
-	return f, nil
-}
-
-func (g *segments) release(f *segment) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if f.users--; f.users == 0 && f.drop {
-		_ = f.Close() // it was only read
-	}
-}
-
-// dropOpen closes all that are open for reading; whoever reads goes on.
-func (g *segments) dropOpen() {
-	for _, f := range g.open {
-		if f.drop = true; f.users == 0 {
-			_ = f.Close()
-		}
-	}
-	g.open = nil
-}
-
 // sync returns when all that was appended before is on the disk.
 func (g *segments) sync() error {
+	g.syncing.Lock()
+	defer g.syncing.Unlock()
 	g.mu.Lock()
 	numbers := slices.Collect(maps.Keys(g.unsynced))
 	clear(g.unsynced)

@@ -15,12 +15,12 @@
 // fail with ErrClosed.
 //
 // Files: store.go opens and closes, put.go and get.go are the way in and out,
-// together.go writes what comes at once in one go, segment.go is the files with
-// the bytes, has.go tells what is held, scan.go looks at everything, compact.go
-// gives space back, dir.go is the directory's version and lock, upgrade.go takes
-// over an older one, rebuild.go makes a lost index anew, space.go is the care for
-// a full disk, verified.go what need not be hashed again, record.go and
-// datastore.go the other two kinds of entries.
+// together.go writes what comes at once in one go, segment.go, segment_read.go
+// and vector.go are the files with the bytes, has.go tells what is held, scan.go
+// looks at everything, compact.go gives space back, dir.go is the directory's
+// version and lock, upgrade.go takes over an older one, rebuild.go makes a lost
+// index anew, space.go is the care for a full disk, verified.go what need not be
+// hashed again, record.go and datastore.go the other two kinds of entries.
 package chunkstore
 
 import (
