@@ -13,16 +13,17 @@ import (
 	"github.com/flistnode/flistnode/node/api"
 )
 
-// How long, and how often, it is tried to get at a data directory that another
-// process has: a daemon that is just starting answers by then, a command that
-// is ending has ended.
+// How long, and how often, it is tried to get at a daemon asked for by its
+// socket, or at a data directory that another process has: a daemon that is just
+// starting answers by then, a command that is ending has ended.
 const (
-	inUseWait = 3 * time.Second
-	inUsePoll = 50 * time.Millisecond
+	daemonWait = 3 * time.Second
+	daemonPoll = 50 * time.Millisecond
 )
 
 // withNode calls do with a client of the daemon, if one answers on the control
-// socket, else of a node of this process that lives as long as do runs.
+// socket, else of a node of this process that lives as long as do runs. With
+// --api the daemon is meant, and nobody else will do.
 func (a *app) withNode(ctx context.Context, do func(context.Context, *api.Client) error) error {
 	return a.byDaemonOrNode(ctx, do, func(ctx context.Context, _ *node.Node, c *api.Client) error { return do(ctx, c) })
 }
@@ -38,6 +39,9 @@ func (a *app) byDaemonOrNode(ctx context.Context, daemon func(context.Context, *
 		if err != nil {
 			return err
 		}
+		if c == nil && a.settings.origin["api"] == "flag --api" {
+			return a.nobodyListens()
+		}
 		if c == nil {
 			return a.ownNode(ctx, func(ctx context.Context, n *node.Node, c *api.Client) error {
 				begun = true
@@ -47,18 +51,18 @@ func (a *app) byDaemonOrNode(ctx context.Context, daemon func(context.Context, *
 		begun = true
 		return errors.Join(daemon(ctx, c), c.Close())
 	}
-	return whileInUse(ctx, try, func() bool { return !begun })
+	return whileStarting(ctx, try, func() bool { return !begun })
 }
 
-// whileInUse calls try until it does not fail because another process has the
-// data directory, again says no, or inUseWait is over.
-func whileInUse(ctx context.Context, try func() error, again func() bool) error {
-	end := time.Now().Add(inUseWait)
-	tick := time.NewTicker(inUsePoll)
+// whileStarting calls try until it does not fail because there is no daemon or
+// another process has the data directory, again says no, or daemonWait is over.
+func whileStarting(ctx context.Context, try func() error, again func() bool) error {
+	end := time.Now().Add(daemonWait)
+	tick := time.NewTicker(daemonPoll)
 	defer tick.Stop()
 	for {
 		err := try()
-		if !errors.Is(err, api.ErrInUse) || !again() || time.Now().After(end) {
+		if !errors.Is(err, api.ErrInUse) && !errors.Is(err, api.ErrNoDaemon) || !again() || time.Now().After(end) {
 			return err
 		}
 		select {
@@ -76,9 +80,13 @@ func (a *app) withDaemon(ctx context.Context, do func(context.Context, *api.Clie
 		return err
 	}
 	if c == nil {
-		return fmt.Errorf("%w: nobody listens on %s", api.ErrNoDaemon, quote(a.settings.node.API))
+		return a.nobodyListens()
 	}
 	return errors.Join(do(ctx, c), c.Close())
+}
+
+func (a *app) nobodyListens() error {
+	return fmt.Errorf("%w: nobody listens on %s", api.ErrNoDaemon, quote(a.settings.node.API))
 }
 
 // dial returns a client of the daemon, or nil if there is none.

@@ -48,7 +48,7 @@ func (a *app) daemon(ctx context.Context) error {
 	// By way of /proc, since the file may have been replaced by a newer one.
 	cfg.KeepMounts, cfg.HoldCommand = true, []string{"/proc/self/exe", holdCommand}
 	cfg.KeepCopies = true
-	err := whileInUse(ctx, func() error { return a.daemonNode(ctx, cfg) }, func() bool { return !a.answered() })
+	err := whileStarting(ctx, func() error { return a.daemonNode(ctx, cfg) }, func() bool { return !a.answered() })
 	told := interrupted(ctx) && wasCanceled(err)
 	if told || errors.Is(context.Cause(ctx), errHandOver) && (wasCanceled(err) || errors.Is(err, errHandOver)) {
 		a.log.Info("daemon stopped", "why", context.Cause(ctx))
