@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/flistnode/flistnode/flist/chunk"
 )
 
@@ -35,6 +36,11 @@ func (s *Store) compact(ctx context.Context) error {
 	if s.faulted.Load() {
 		return errors.New("refused after a read error of the disk; restart first")
 	}
+	// Badger's iterators are silent about what they cannot read, and what they do
+	// not show would be removed.
+	if err := s.view(s.verifyIndex); err != nil {
+		return fmt.Errorf("the index is damaged, so nothing is removed: %w", err)
+	}
 	used, err := s.usedBytes(ctx)
 	if err != nil {
 		return err
@@ -62,6 +68,20 @@ func (s *Store) compact(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// verifyIndex reads all tables of the index. Where a block has a wrong checksum
+// Badger 4.9 panics instead of saying so.
+func (s *Store) verifyIndex(*badger.Txn) (err error) {
+	defer func() {
+		r := recover()
+		if _, fault := r.(memoryFault); fault {
+			panic(r) // view knows
+		} else if r != nil {
+			err = fmt.Errorf("a table cannot be read: %v", r)
+		}
+	}()
+	return s.db.VerifyChecksum()
 }
 
 func mostlyUnused(used, size int64) bool { return used == 0 || 2*used < size }

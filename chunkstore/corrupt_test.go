@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/flistnode/flistnode/flist/chunk"
@@ -174,6 +175,66 @@ func TestUnreadableIndexIsAnErrorAndNotTheEnd(t *testing.T) {
 	if _, err := Open(dir, Options{}); !errors.As(err, &inUse) {
 		t.Errorf("Open of a store left open: %v", err)
 	}
+}
+
+// damageIndex flips bits in the first block of the only table.
+func damageIndex(t *testing.T, dir string) {
+	t.Helper()
+	tables, err := filepath.Glob(filepath.Join(dir, "index", "*.sst"))
+	if err != nil || len(tables) != 1 {
+		t.Fatalf("tables %v, %v", tables, err)
+	}
+	f, err := os.OpenFile(tables[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(flip(30)(f, 0), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Chunks that the index does not show, since it is damaged, are there all the same.
+func TestCompactRemovesNothingByADamagedIndex(t *testing.T) {
+	dir := t.TempDir()
+	s := openT(t, dir, Options{segmentBytes: 1 << 20})
+	for i := range 400 { // so that the table has several blocks
+		putT(t, s, randomBytes(uint64(i), 5_000))
+	}
+	closeT(t, s)
+	damageIndex(t, dir)
+	before := segmentsBytes(t, dir)
+	s = openT(t, dir, Options{segmentBytes: 1 << 20})
+	if err := s.Compact(t.Context()); err == nil || !strings.Contains(err.Error(), "index is damaged") {
+		t.Errorf("Compact: %v", err)
+	}
+	if err := s.Close(); err != nil && !errors.Is(err, ErrLeftOpen) {
+		t.Error(err)
+	}
+	if after := segmentsBytes(t, dir); after != before {
+		t.Errorf("segments have %d bytes, %d before", after, before)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "index")); err != nil { // as docs/operations.md says
+		t.Fatal(err)
+	}
+	s = openT(t, dir, Options{segmentBytes: 1 << 20})
+	for i := range 400 {
+		wantHeld(t, s, randomBytes(uint64(i), 5_000))
+	}
+}
+
+func TestIndexThatCannotBeOpenedIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	s := openT(t, dir, Options{})
+	putT(t, s, textBytes(5000))
+	closeT(t, s)
+	damageIndex(t, dir)
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "remove "+filepath.Join(dir, "index")) {
+		t.Errorf("Open: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "index")); err != nil {
+		t.Fatal(err)
+	}
+	wantHeld(t, openT(t, dir, Options{}), textBytes(5000))
 }
 
 func TestSegmentCutShortIsNotTrusted(t *testing.T) {

@@ -151,13 +151,21 @@ func (s *Store) openFiles(version int) (err error) {
 	}
 	err = s.rebuildIndex()
 	if err == nil {
-		s.db, err = badger.Open(s.indexOptions(s.indexDir()))
+		s.db, err = s.openIndex()
 	}
 	if err != nil {
 		return errors.Join(err, s.segments.close())
 	}
 	s.keepSpare()
 	return nil
+}
+
+func (s *Store) openIndex() (*badger.DB, error) {
+	db, err := badger.Open(s.indexOptions(s.indexDir()))
+	if err != nil {
+		err = fmt.Errorf("%w\n  If the index is damaged, remove %s: it is then made anew from the chunks, without the list of flists held", err, s.indexDir())
+	}
+	return db, err
 }
 
 // indexOptions: all values lie beside their keys, since places are short and
