@@ -38,7 +38,7 @@ func (s *Store) compact(ctx context.Context) error {
 	}
 	// Badger's iterators are silent about what they cannot read, and what they do
 	// not show would be removed.
-	if err := s.view(s.verifyIndex); err != nil {
+	if err := s.view(func(*badger.Txn) error { return verifyTables(s.db) }); err != nil {
 		return fmt.Errorf("the index is damaged, so nothing is removed: %w", err)
 	}
 	used, err := s.usedBytes(ctx)
@@ -70,9 +70,10 @@ func (s *Store) compact(ctx context.Context) error {
 	return nil
 }
 
-// verifyIndex reads all tables of the index. Where a block has a wrong checksum
-// Badger 4.9 panics instead of saying so.
-func (s *Store) verifyIndex(*badger.Txn) (err error) {
+// verifyTables reads all tables, whose iterators are silent about what they
+// cannot read. Where a block has a wrong checksum Badger 4.9 panics instead of
+// saying so.
+func verifyTables(db *badger.DB) (err error) {
 	defer func() {
 		r := recover()
 		if _, fault := r.(memoryFault); fault {
@@ -81,7 +82,7 @@ func (s *Store) verifyIndex(*badger.Txn) (err error) {
 			err = fmt.Errorf("a table cannot be read: %v", r)
 		}
 	}()
-	return s.db.VerifyChecksum()
+	return db.VerifyChecksum()
 }
 
 func mostlyUnused(used, size int64) bool { return used == 0 || 2*used < size }

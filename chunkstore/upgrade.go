@@ -27,8 +27,14 @@ func (s *Store) upgrade() error {
 	if err := errors.Join(os.RemoveAll(s.indexDir()), os.RemoveAll(s.chunksDir())); err != nil {
 		return err
 	}
-	if err := ignore(fs.ErrNotExist, s.takeOver()); err != nil { // a start cut short leaves none
+	switch _, err := os.Stat(s.oldDir()); {
+	case errors.Is(err, fs.ErrNotExist): // a first start that was cut short
+	case err != nil:
 		return err
+	default:
+		if err := s.takeOver(); err != nil {
+			return err
+		}
 	}
 	return writeVersion(s.dir)
 }
@@ -48,6 +54,10 @@ func (s *Store) takeOver() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
+	if err := viewOf(old, func(*badger.Txn) error { return verifyTables(old) }); err != nil {
+		return fmt.Errorf("%s is damaged, so not all of it can be copied: the former program still reads the rest; without it the store begins empty: %w",
+			s.oldDir(), err)
+	}
 	if s.segments, err = openSegments(s.chunksDir(), s.opts.segmentBytes); err != nil {
 		return err
 	}

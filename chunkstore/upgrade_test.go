@@ -2,6 +2,7 @@ package chunkstore
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -113,6 +114,50 @@ func TestTakeOverThatWasKilledIsBegunAnew(t *testing.T) {
 		}
 		wantTakenOver(t, dir, Options{}, damaged)
 	})
+}
+
+// Nothing of a damaged store may be removed as if it had been taken over.
+func TestDamagedStoreOfTheOldFormatIsKept(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, badgerDir string) error{
+		"a missing table": func(t *testing.T, dir string) error {
+			tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+			if err != nil || len(tables) == 0 {
+				t.Fatalf("tables %v, %v", tables, err)
+			}
+			return os.Remove(tables[0])
+		},
+		"a damaged table": func(t *testing.T, dir string) error {
+			tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+			if err != nil || len(tables) == 0 {
+				t.Fatalf("tables %v, %v", tables, err)
+			}
+			f, err := os.OpenFile(tables[0], os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return errors.Join(flip(30)(f, 0), f.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			oldStore(t, dir)
+			if err := damage(t, filepath.Join(dir, "badger")); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if s, err := Open(dir, Options{}); err == nil {
+					closeT(t, s)
+					t.Fatal("it was opened")
+				}
+			}
+			if _, err := os.Stat(filepath.Join(dir, "badger")); err != nil {
+				t.Error(err)
+			}
+			if v, err := os.ReadFile(filepath.Join(dir, versionFile)); err != nil || string(v) != versionLine(1) {
+				t.Errorf("VERSION is %q, %v", v, err)
+			}
+		})
+	}
 }
 
 func TestTakeOverNeedsRoom(t *testing.T) {
