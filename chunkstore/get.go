@@ -195,9 +195,9 @@ func (s *Store) dropClaimed(id chunk.ID, found error) error {
 	return nil
 }
 
-// view runs fn in a read transaction of the index. Badger reads its files through mmap,
-// where a bad sector or a file cut short is a fault and not an error; view
-// makes it an error.
+// view runs fn in a read transaction of the index. Badger reads its files
+// through mmap, where a bad sector or a file cut short is a fault and not an
+// error; view makes it an error.
 func (s *Store) view(fn func(*badger.Txn) error) error {
 	err := viewOf(s.db, fn)
 	if fault := (*faultError)(nil); errors.As(err, &fault) {

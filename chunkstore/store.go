@@ -244,9 +244,10 @@ func (s *Store) closeIndex() error {
 // Nothing is lost: the next process replays Badger's logs, as after a kill.
 var ErrLeftOpen = errors.New("disk could not be read, so the store stays locked until this process ends")
 
-// leaveOpen is for a Badger that may still hold the lock of the file with the
-// bad page: its Close would wait for it for ever. As its goroutines go on, the
-// directory stays locked, by a descriptor that is never closed.
+// leaveOpen is for a Badger with a bad page in one of its tables. Its Close may
+// merge tables, in goroutines of its own, where a fault is the end of the
+// process. As they go on, the directory stays locked, by a descriptor that is
+// never closed.
 func (s *Store) leaveOpen() error {
 	if _, err := unix.FcntlInt(s.lock.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		return errors.Join(ErrLeftOpen, err)

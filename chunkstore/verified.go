@@ -11,7 +11,7 @@ const maxVerified = 1 << 17
 
 // verified remembers chunks whose content was hashed since the store was
 // opened: read back from the disk, or put. What the disk does to them
-// afterwards Badger's checksum (CRC-32C) finds.
+// afterwards the checksum of the record finds.
 type verified struct {
 	mu  sync.RWMutex
 	ids map[chunk.ID]struct{}
