@@ -171,17 +171,16 @@ func (s *served) waitToSend(ctx context.Context, n int, class Class, rate int64)
 	}
 	defer turns.done(account, int64(n), int64(n))
 	urgent := lane == laneExpress
-	if !urgent && !limit.Room(time.Now(), 0, false) {
+	if !urgent {
 		patience := blindTurn * time.Second * limitPiece / time.Duration(rate)
 		bulk, cancel := context.WithTimeout(ctx, patience)
 		urgent = limit.Wait(bulk, false) != nil
 		cancel()
-		if err := ctx.Err(); err != nil {
+	}
+	if urgent { // bulk that was let go must not wait again: others have spent meanwhile
+		if err := limit.Wait(ctx, true); err != nil {
 			return err
 		}
-	}
-	if err := limit.Wait(ctx, urgent); err != nil {
-		return err
 	}
 	limit.Spend(n, urgent)
 	return nil
