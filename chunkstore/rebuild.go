@@ -46,12 +46,16 @@ func (s *Store) indexAll(db *badger.DB, numbers []uint32) error {
 	defer wb.Cancel()
 	n := 0
 	for _, number := range numbers {
-		err := s.segments.records(number, func(id chunk.ID, at place) error {
+		unread, err := s.segments.records(number, func(id chunk.ID, at place) error {
 			n++
 			return wb.Set(chunkKey(id), at.append(nil))
 		})
 		if err != nil {
 			return err
+		}
+		if unread.bytes > 0 {
+			s.log.Error("the disk cannot read a part of the chunks: what was there is lost", "segment", s.segments.path(number),
+				"bytes", unread.bytes, "err", unread.err)
 		}
 	}
 	s.log.Info("index made anew", "store", s.dir, "records", n)
@@ -59,32 +63,77 @@ func (s *Store) indexAll(db *badger.DB, numbers []uint32) error {
 }
 
 // records calls fn for every whole record of a segment, in their order, and
-// passes over what is none.
-func (g *segments) records(number uint32, fn func(id chunk.ID, at place) error) error {
+// passes over what is none, and over what the disk cannot read.
+func (g *segments) records(number uint32, fn func(id chunk.ID, at place) error) (unread unread, err error) {
 	f, err := os.Open(g.path(number))
 	if err != nil {
-		return err
+		return unread, err
 	}
 	defer f.Close()
-	r := bufio.NewReaderSize(f, recordHeader+chunk.MaxPackedSize)
+	info, err := f.Stat()
+	if err != nil {
+		return unread, err
+	}
+	whole := &patientReader{r: f, size: info.Size()}
+	r := bufio.NewReaderSize(whole, recordHeader+chunk.MaxPackedSize)
 	for off := int64(0); ; {
 		id, size, err := peekRecord(r)
 		if err != nil {
-			return ignore(io.EOF, err)
+			return whole.unread, ignore(io.EOF, err)
 		}
 		skip := 1
 		if size > 0 {
 			at := place{number, uint32(off), uint32(size)}
 			if err := fn(id, at); err != nil {
-				return err
+				return whole.unread, err
 			}
 			skip = int(at.recordBytes())
 		}
 		if _, err := r.Discard(skip); err != nil {
-			return err
+			return whole.unread, err
 		}
 		off += int64(skip)
 	}
+}
+
+// patientReader reads size bytes of r, with zeros where r gives errors. No
+// record is made of zeros.
+type patientReader struct {
+	r         io.ReaderAt
+	off, size int64
+	step      int64 // passed over at the next error: more with each one in a row, lest a dead disk is asked for ever
+	unread    unread
+}
+
+// unread says what could not be read.
+type unread struct {
+	bytes int64
+	err   error // the last one
+}
+
+// sector is the least that a disk cannot read, in bytes.
+const sector = 4 << 10
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	left := p.size - p.off
+	if left <= 0 {
+		return 0, io.EOF
+	}
+	b = b[:min(int64(len(b)), left)]
+	n, err := p.r.ReadAt(b, p.off)
+	switch {
+	case n > 0:
+		p.step = 0
+	case errors.Is(err, io.EOF):
+		return 0, err
+	default:
+		p.step = max(sector, 2*p.step)
+		n = int(min(int64(len(b)), p.step-p.off%sector))
+		clear(b[:n])
+		p.unread = unread{p.unread.bytes + int64(n), err}
+	}
+	p.off += int64(n)
+	return n, nil
 }
 
 // peekRecord looks whether a record begins where r is, and returns the size of

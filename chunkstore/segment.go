@@ -322,9 +322,7 @@ func (g *segments) remove(number uint32) error {
 	defer g.mu.Unlock()
 	if f, ok := g.open[number]; ok {
 		delete(g.open, number)
-		if f.drop = true; f.users == 0 {
-			_ = f.Close()
-		}
+		f.closeUnused()
 	}
 	return os.Remove(g.path(number))
 }

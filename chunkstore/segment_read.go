@@ -78,17 +78,22 @@ func (g *segments) use(number uint32) (*segment, error) {
 func (g *segments) release(f *segment) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if f.users--; f.users == 0 && f.drop {
-		_ = f.Close() // it was only read
+	if f.users--; f.drop {
+		f.closeUnused()
 	}
 }
 
 // dropOpen closes all that are open for reading; whoever reads goes on.
 func (g *segments) dropOpen() {
 	for _, f := range g.open {
-		if f.drop = true; f.users == 0 {
-			_ = f.Close()
-		}
+		f.closeUnused()
 	}
 	g.open = nil
+}
+
+// closeUnused closes f now, or when its last user is done.
+func (f *segment) closeUnused() {
+	if f.drop = true; f.users == 0 {
+		_ = f.Close() // it was only read
+	}
 }

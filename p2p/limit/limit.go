@@ -85,12 +85,15 @@ func (l *Limit) Room(now time.Time, underWay int, urgent bool) bool {
 	return b == nil || b.of(urgent).TokensAt(now) > float64(underWay)
 }
 
-// Wait returns when there is Room, or with ctx's error.
+// Wait returns when there is Room, or with ctx's error once ctx is done.
 func (l *Limit) Wait(ctx context.Context, urgent bool) error {
 	for {
 		b := l.buckets()
 		if b == nil {
 			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		tokens := b.of(urgent).Tokens()
 		if tokens > 0 {

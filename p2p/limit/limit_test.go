@@ -90,5 +90,8 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		if err := l.Wait(ctx, false); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
+		if err := l.Wait(ctx, true); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with room, but after the end of its context: %v", err)
+		}
 	})
 }
