@@ -41,7 +41,7 @@ func runScenario(t *testing.T, sc testnet.Scenario) testnet.Result {
 func TestScenariosEndWell(t *testing.T) {
 	// Who has everything and verified it in the end.
 	want := map[string][]string{
-		"flash-crowd":           {"a2", "a3", "a4", "a5"},
+		"flash-crowd":           {"a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9"},
 		"kept-copies":           {"a4"},
 		"kill-the-seed-at-half": {"a2", "a3", "a4", "a5"},
 		"lying-peer":            {"a3", "a4", "a5"},
