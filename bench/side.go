@@ -22,8 +22,7 @@ const dropCaches = "/proc/sys/vm/drop_caches"
 
 func canDropCaches() bool { return unix.Access(dropCaches, unix.W_OK) == nil }
 
-// cool empties the caches of the side and of the kernel, of pages, names and
-// inodes.
+// cool empties the caches of the side and of the kernel.
 func (s side) cool(ctx context.Context) error {
 	if s.renew != nil {
 		if err := s.renew(ctx); err != nil {
@@ -33,6 +32,11 @@ func (s side) cool(ctx context.Context) error {
 	if !canDropCaches() {
 		return nil
 	}
+	return emptyPageCache()
+}
+
+// emptyPageCache empties the kernel's caches of pages, names and inodes.
+func emptyPageCache() error {
 	unix.Sync()
 	if err := os.WriteFile(dropCaches, []byte("3"), 0); err != nil {
 		return fmt.Errorf("bench: %w", err)
