@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -208,6 +209,56 @@ func TestClientThatGoesAwayCancelsItsOperation(t *testing.T) {
 			t.Error("the operation goes on")
 		}
 	})
+}
+
+func TestClientThatGivesUpWaitsUntilTheNodeHasTakenBack(t *testing.T) {
+	var takenBack atomic.Bool
+	answer := make(chan error, 1)
+	began := make(chan struct{}, 1)
+	s := &fake{pack: func(ctx context.Context, _ PackRequest, _ func(PackProgress)) (PackResult, error) {
+		began <- struct{}{}
+		<-ctx.Done()
+		time.Sleep(100 * time.Millisecond)
+		takenBack.Store(true)
+		err := <-answer
+		return PackResult{CID: "whole"}, err
+	}}
+	socket := socketPath(t)
+	serveT(t, socket, s)
+	why := errors.New("interrupted")
+	give := func(patience time.Duration) (PackResult, error) {
+		c, err := Dial(socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.patience = patience
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() {
+			<-began
+			cancel(why)
+		}()
+		return c.Pack(ctx, PackRequest{Dir: "/"}, nil)
+	}
+	for _, test := range []struct{ answer, want error }{
+		{fmt.Errorf("pack: %w", context.Canceled), why},
+		{fs.ErrPermission, fs.ErrPermission}, // why it could not be taken back
+		{nil, nil},                           // it was done by then
+	} {
+		takenBack.Store(false)
+		answer <- test.answer
+		res, err := give(time.Minute)
+		if !errors.Is(err, test.want) || (err == nil) != (res.CID == "whole") {
+			t.Errorf("the node answers %v: got %+v, %v", test.answer, res, err)
+		}
+		if !takenBack.Load() {
+			t.Error("the client did not wait")
+		}
+	}
+	if _, err := give(time.Millisecond); !errors.Is(err, why) { // nobody has given it an answer
+		t.Errorf("a node that does not stop: %v", err)
+	}
+	answer <- nil
 }
 
 func TestServerThatStopsEndsOperationsWithAnError(t *testing.T) {

@@ -9,16 +9,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // Client asks a node. Close it when done.
 type Client struct {
-	http  *http.Client
-	close func() error
+	http     *http.Client
+	close    func() error
+	patience time.Duration // with a node that was told to stop
 }
 
 var _ Service = (*Client)(nil)
@@ -71,7 +74,7 @@ func newClient(dial func(context.Context) (net.Conn, error), closeServer func() 
 		WriteBufferSize:    64 << 10,
 		ReadBufferSize:     64 << 10,
 	}
-	return &Client{http: &http.Client{Transport: t}, close: func() error {
+	return &Client{http: &http.Client{Transport: t}, patience: takeBackTime, close: func() error {
 		t.CloseIdleConnections()
 		if closeServer == nil {
 			return nil
@@ -141,18 +144,54 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 	return nil
 }
 
-// stream is a long question: a stream of events back.
+// stream is a long question: a stream of events back. When ctx is done it
+// returns once the node has taken back what it had half done.
 func (c *Client) stream(ctx context.Context, path string, query url.Values, req, result any, on func(event) error) error {
 	body, err := jsonBody(req)
 	if err != nil {
 		return err
 	}
-	resp, err := c.do(ctx, http.MethodPost, path, query, body)
+	asking, end := hangUp(ctx, c.patience)
+	defer end()
+	resp, err := c.do(asking, http.MethodPost, path, query, body)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	return readEvents(ctx, resp.Body, result, on)
+	err = readEvents(asking, resp.Body, result, on)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// takeBackTime is how long a node that was told to stop is waited for.
+const takeBackTime = 30 * time.Second
+
+// hangUp returns a context for one request. When ctx is done, the node is told
+// so by closing only the sending half of the connection, and its last answer
+// can still be read; the context itself is done only if that cannot be, or
+// patience later. The returned function releases what it holds.
+func hangUp(ctx context.Context, patience time.Duration) (context.Context, func()) {
+	asking, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	var conn atomic.Value
+	stop := context.AfterFunc(ctx, func() {
+		half, ok := conn.Load().(interface{ CloseWrite() error })
+		if ok && half.CloseWrite() == nil {
+			select {
+			case <-time.After(patience):
+			case <-asking.Done():
+			}
+		}
+		cancel(context.Cause(ctx))
+	})
+	traced := httptrace.WithClientTrace(asking, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+		conn.Store(got.Conn)
+		if ctx.Err() != nil { // perhaps too late for the function above
+			cancel(context.Cause(ctx))
+		}
+	}})
+	return traced, func() { stop(); cancel(nil) }
 }
 
 // content is a question whose answer is bytes; a failure after the first byte

@@ -7,7 +7,8 @@
 // once and does not know whether a daemon or its own process serves it.
 //
 // A long operation answers with a stream of JSON lines (events.go). A client
-// that goes away cancels its operation.
+// that goes away, or closes its sending half, cancels its operation; in the
+// latter case it still reads how that ended.
 //
 // A Client and a Handler may be used from many goroutines at once.
 package api
