@@ -65,15 +65,6 @@ func (l *Link) SetRate(bitsPerSecond int64) error {
 	return l.change(func() { l.shape.BitsPerSecond = bitsPerSecond })
 }
 
-// SetDelay changes the delay each way of a link that was made with one.
-func (l *Link) SetDelay(d time.Duration) error {
-	if l.wire == nil {
-		return fmt.Errorf("link %s was made without a delay and cannot have one", l.near.name)
-	}
-	l.wire.delay.Store(int64(d))
-	return nil
-}
-
 // Shape returns the present shape.
 func (l *Link) Shape() Shape {
 	l.mu.Lock()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,14 +22,13 @@ const (
 // after it was sent.
 type wire struct {
 	ends  [2]*os.File
-	delay atomic.Int64 // time.Duration, one way
+	delay time.Duration // one way
 	wg    sync.WaitGroup
 }
 
 // newWire makes the devices at both ends and starts to carry.
 func newWire(near, far end, delay time.Duration) (*wire, error) {
-	w := &wire{}
-	w.delay.Store(int64(delay))
+	w := &wire{delay: delay}
 	var err error
 	if w.ends[0], err = openTAP(near); err != nil {
 		return nil, err
@@ -86,7 +84,7 @@ func (w *wire) carry(from, to *os.File) {
 				return
 			}
 			select {
-			case way <- frame{time.Now().Add(time.Duration(w.delay.Load())), (*buf)[:n]}:
+			case way <- frame{time.Now().Add(w.delay), (*buf)[:n]}:
 			default: // too many: the wire drops it
 				pool.Put(buf)
 			}
