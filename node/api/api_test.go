@@ -261,6 +261,23 @@ func TestClientThatGivesUpWaitsUntilTheNodeHasTakenBack(t *testing.T) {
 	answer <- nil
 }
 
+func TestClientMayGiveUpAtAnyMoment(t *testing.T) {
+	s := &fake{pack: func(ctx context.Context, _ PackRequest, _ func(PackProgress)) (PackResult, error) {
+		<-ctx.Done()
+		return PackResult{}, ctx.Err()
+	}}
+	ways(t, s, func(t *testing.T, c *Client) {
+		why := errors.New("interrupted")
+		for i := range 300 {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			time.AfterFunc(time.Duration(i)*2*time.Microsecond, func() { cancel(why) })
+			if _, err := c.Pack(ctx, PackRequest{Dir: "/"}, nil); !errors.Is(err, why) {
+				t.Fatalf("given up after %d us: %v", 2*i, err)
+			}
+		}
+	})
+}
+
 func TestServerThatStopsEndsOperationsWithAnError(t *testing.T) {
 	began := make(chan struct{}, 1)
 	s := &fake{pack: func(ctx context.Context, _ PackRequest, _ func(PackProgress)) (PackResult, error) {

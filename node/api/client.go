@@ -89,14 +89,26 @@ func (c *Client) Close() error { return c.close() }
 // do sends a request and returns the answer, whose body the caller closes. An
 // answer that is not a success becomes its error.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	req, err := newRequest(ctx, method, path, query, body)
+	if err != nil {
+		return nil, err
+	}
+	return c.send(req)
+}
+
+func newRequest(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Request, error) {
 	u := url.URL{Scheme: "http", Host: "node", Path: prefix + path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("ask the node: %w", err)
 	}
+	return req, nil
+}
+
+func (c *Client) send(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.transportError(ctx, err)
+		return nil, transportError(req.Context(), err)
 	}
 	if resp.StatusCode < 300 {
 		return resp, nil
@@ -110,7 +122,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	return nil, fmt.Errorf("the node answered %s: %s", resp.Status, strings.TrimSpace(string(text)))
 }
 
-func (c *Client) transportError(ctx context.Context, err error) error {
+func transportError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -153,13 +165,18 @@ func (c *Client) stream(ctx context.Context, path string, query url.Values, req,
 	}
 	asking, end := hangUp(ctx, c.patience)
 	defer end()
-	resp, err := c.do(asking, http.MethodPost, path, query, body)
+	ask, err := newRequest(asking, http.MethodPost, path, query, body)
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	err = readEvents(asking, resp.Body, result, on)
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	ask.Close = true // no other request may get a connection that was closed by half
+	resp, err := c.send(ask)
+	if err == nil {
+		defer resp.Body.Close()
+		err = readEvents(asking, resp.Body, result, on)
+	}
+	var wire *Error
+	if err != nil && ctx.Err() != nil && (!errors.As(err, &wire) || wire.Code == Canceled) {
 		return context.Cause(ctx)
 	}
 	return err
