@@ -46,16 +46,16 @@ func (s *Store) indexAll(db *badger.DB, numbers []uint32) error {
 	defer wb.Cancel()
 	n := 0
 	for _, number := range numbers {
-		unread, err := s.segments.records(number, func(id chunk.ID, at place) error {
+		lost, err := s.segments.records(number, func(id chunk.ID, at place) error {
 			n++
 			return wb.Set(chunkKey(id), at.append(nil))
 		})
 		if err != nil {
 			return err
 		}
-		if unread.bytes > 0 {
+		if lost.bytes > 0 {
 			s.log.Error("the disk cannot read a part of the chunks: what was there is lost", "segment", s.segments.path(number),
-				"bytes", unread.bytes, "err", unread.err)
+				"bytes", lost.bytes, "err", lost.err)
 		}
 	}
 	s.log.Info("index made anew", "store", s.dir, "records", n)
@@ -64,15 +64,15 @@ func (s *Store) indexAll(db *badger.DB, numbers []uint32) error {
 
 // records calls fn for every whole record of a segment, in their order, and
 // passes over what is none, and over what the disk cannot read.
-func (g *segments) records(number uint32, fn func(id chunk.ID, at place) error) (unread unread, err error) {
+func (g *segments) records(number uint32, fn func(id chunk.ID, at place) error) (unread, error) {
 	f, err := os.Open(g.path(number))
 	if err != nil {
-		return unread, err
+		return unread{}, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return unread, err
+		return unread{}, err
 	}
 	whole := &patientReader{r: f, size: info.Size()}
 	r := bufio.NewReaderSize(whole, recordHeader+chunk.MaxPackedSize)
